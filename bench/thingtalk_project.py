@@ -1,0 +1,194 @@
+"""The ThingTalk data set as a project folder: pairs, grammar and a catalogue of names.
+
+Run ``python -m edgedsl.bench.thingtalk_project DATA OUT --max-rows N``. Names come from the data set's catalogue of
+device classes and from the published signature of the built-in class, never from the training programs: a program that
+uses another name is a rejected row.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import json
+import random
+import re
+import sys
+from collections.abc import Iterable, Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from edgedsl import atomic
+from edgedsl.catalogue import Catalogue, bind
+from edgedsl.errors import DataError, EdgeDSLError, GrammarError
+from edgedsl.grammar import Grammar
+
+Row = dict[str, Any]
+
+_CONFIG = """\
+[project]
+name = "thingtalk"
+grammar = "grammar.lark"
+catalogue = "catalogue.json"
+
+[data]
+train = "data/train.jsonl"
+dev = "data/dev.jsonl"
+"""
+_ENUM = re.compile(r"Enum\(([^()]*)\)")
+_ENTITY = re.compile(r"Entity\(([^()]*)\)")
+
+# The data set knows of the built-in class only functions and some inputs. Its outputs and types are published in
+# genie-toolkit (Apache-2.0), data/builtins/org.thingpedia.builtin.thingengine.builtin: manifest.tt.in, faq.yaml.
+_BUILTIN_PARAMETERS = """
+    altitude bearing category description duration help id issue_tracker language location message_output name random
+    reply speed thingpedia_url time timezone type website
+"""
+_BUILTIN_ENTITY_TYPES = "tt:device tt:timezone"
+_BUILTIN_ENUMS = """
+    on off current home work celsius fahrenheit kelvin service media social_network communication health
+    data_management about_almond_age about_almond_comparison about_almond_comparison_general
+    about_almond_how_are_you about_almond_identity about_almond_interest about_almond_junk about_almond_location
+    about_almond_motivation about_almond_partner about_almond_preference about_almond_registration
+    about_almond_special about_almond_thingpedia about_almond_training abusive check_capability_home_assistant
+    check_capability_music_platform check_capability_phone command_help general_help how_to_access_settings
+    how_to_configure_skill how_to_disable_skill how_to_report_bug how_to_set_language
+    how_to_show_general_examples how_to_show_home_assistant_examples how_to_train how_to_use_wakeword iot_help
+    negative_emotion_empathy positive_emotion_cool positive_emotion_thanks revoke_consent
+    troubleshooting_home_assistant
+"""
+
+
+def write_project(data_dir: Path, output: Path, max_rows: int | None, seed: int) -> None:
+    """Write a project folder that ``edgedsl train`` takes: edgedsl.toml, grammar.lark, catalogue.json and data/.
+
+    Rows that do not parse under the grammar with its catalogue go to data/rejected.jsonl with the reason.
+
+    Args:
+        data_dir: folder with catalogue.json.gz, train.jsonl.gz and dev.jsonl.gz.
+        output: project folder to create.
+        max_rows: training rows to sample, at least 1; None takes all. Dev is always whole.
+        seed: of the sample.
+
+    Raises:
+        DataError: a file of ``data_dir`` is missing or malformed, ``output`` is in use, or ``max_rows`` is below 1.
+        GrammarError: the grammar does not compile with the catalogue.
+    """
+    _check(output, max_rows)
+    terminals = _read_terminals(data_dir / "catalogue.json.gz")
+    grammar_text = resources.files("edgedsl.grammars").joinpath("thingtalk.lark").read_text(encoding="utf-8")
+    catalogue = Catalogue({name: tuple(names) for name, names in terminals.items()})
+    grammar = Grammar(bind(grammar_text, catalogue), name="thingtalk")
+    train, rejected_train = _split(_sample(read_rows(data_dir / "train.jsonl.gz"), max_rows, seed), grammar, "train")
+    dev, rejected_dev = _split(read_rows(data_dir / "dev.jsonl.gz"), grammar, "dev")
+    with atomic.staged_directory(output) as folder:
+        atomic.write_text(folder / "edgedsl.toml", _CONFIG)
+        atomic.write_text(folder / "grammar.lark", grammar_text)
+        atomic.write_json(folder / "catalogue.json", terminals)
+        _write_rows(folder / "data" / "train.jsonl", train)
+        _write_rows(folder / "data" / "dev.jsonl", dev)
+        _write_rows(folder / "data" / "rejected.jsonl", rejected_train + rejected_dev)
+
+
+def catalogue_terminals(classes: Mapping[str, Any]) -> dict[str, list[str]]:
+    """The terminals that thingtalk.lark declares, from device classes.
+
+    Args:
+        classes: device -> {"functions": {name -> {"params": [[direction, name, type] or name, ...]}}}.
+    """
+    functions = {(device, name) for device, entry in classes.items() for name in entry["functions"]}
+    parameters = [p for entry in classes.values() for f in entry["functions"].values() for p in f["params"]]
+    types = [p[2] for p in parameters if not isinstance(p, str)]
+    return {
+        "FUNCTION": sorted(f"{device}.{name}" for device, name in functions),
+        "DEVICE": sorted({device for device, _ in functions}),
+        "METHOD": sorted({name for _, name in functions}),
+        "PARAMETER": sorted({p if isinstance(p, str) else p[1] for p in parameters} | set(_BUILTIN_PARAMETERS.split())),
+        "ENUM": sorted(_inside(_ENUM, types) | set(_BUILTIN_ENUMS.split())),
+        "ENTITY_TYPE": sorted(_inside(_ENTITY, types) | set(_BUILTIN_ENTITY_TYPES.split())),
+    }
+
+
+def read_rows(path: Path) -> list[Row]:
+    """Rows with the fields id, prompt, target, group, and target_in_train where the source says so.
+
+    Raises:
+        DataError: missing or malformed file.
+    """
+    try:
+        with gzip.open(path, "rt", encoding="utf-8") as file:
+            return [_row(json.loads(line)) for line in file]
+    except FileNotFoundError as exc:
+        raise DataError(f"'{path}' does not exist", hint="name the thingtalk folder of the data set") from exc
+    except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError) as exc:
+        raise DataError(f"'{path}' is not gzip'd JSON lines with id, prompt, target and group: {exc}") from exc
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Command line; returns the exit code."""
+    parser = argparse.ArgumentParser(description="Write the ThingTalk data set as an edgedsl project folder.")
+    parser.add_argument("data", type=Path, help="folder with catalogue.json.gz, train.jsonl.gz and dev.jsonl.gz")
+    parser.add_argument("output", type=Path, help="project folder to write")
+    parser.add_argument("--max-rows", type=int, default=None, help="training rows to sample (default: all)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the sample")
+    options = parser.parse_args(arguments)
+    try:
+        write_project(options.data, options.output, options.max_rows, options.seed)
+    except EdgeDSLError as error:
+        print(f"error: {error}" + (f"\nhint: {error.hint}" if error.hint else ""), file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+def _check(output: Path, max_rows: int | None) -> None:
+    if max_rows is not None and max_rows < 1:
+        raise DataError(f"max_rows is {max_rows}, expected at least 1", hint="leave it out to take all rows")
+    if output.exists() and not (output.is_dir() and not any(output.iterdir())):
+        raise DataError(f"'{output}' exists and is not empty", hint="name a new folder, or remove it first")
+
+
+def _read_terminals(path: Path) -> dict[str, list[str]]:
+    try:
+        with gzip.open(path, "rt", encoding="utf-8") as file:
+            return catalogue_terminals(json.load(file))
+    except FileNotFoundError as exc:
+        raise DataError(f"'{path}' does not exist", hint="name the thingtalk folder of the data set") from exc
+    except (OSError, EOFError, ValueError, KeyError, IndexError, TypeError, AttributeError) as exc:
+        raise DataError(f"'{path}' is not gzip'd JSON of device classes: {exc}") from exc
+
+
+def _inside(pattern: re.Pattern[str], types: Iterable[str]) -> set[str]:
+    return {item.strip() for text in types for listed in pattern.findall(text) for item in listed.split(",")}
+
+
+def _row(source: Row) -> Row:
+    row = {key: source[key] for key in ("id", "prompt", "target", "group")}
+    if "target_in_train" in source.get("meta", {}):
+        row["target_in_train"] = source["meta"]["target_in_train"]
+    return row
+
+
+def _sample(rows: list[Row], max_rows: int | None, seed: int) -> list[Row]:
+    if max_rows is None or max_rows >= len(rows):
+        return rows
+    return random.Random(seed).sample(rows, max_rows)
+
+
+def _split(rows: list[Row], grammar: Grammar, part: str) -> tuple[list[Row], list[Row]]:
+    accepted, rejected = [], []
+    for row in rows:
+        try:
+            grammar.parse(row["target"])
+        except GrammarError as error:
+            rejected.append({**row, "part": part, "reason": str(error)})
+        else:
+            accepted.append(row)
+    return accepted, rejected
+
+
+def _write_rows(path: Path, rows: list[Row]) -> None:
+    atomic.write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,33 @@
+"""edgedsl: natural language to programs of your own small language, on your own box."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from edgedsl._version import __version__
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from edgedsl.runtime.engine import Engine
+
+__all__ = ["__version__", "load"]
+
+
+def load(bundle: str | Path, *, execution_provider: str = "cpu", num_threads: int = 0) -> Engine:
+    """Open a bundle for generation.
+
+    ``load("bundle")("sentence")`` returns a :class:`~edgedsl.runtime.sequence.Completion`; ``.stream("sentence")`` yields text.
+
+    Args:
+        bundle: folder written by ``edgedsl export``.
+        execution_provider: ``cpu`` or ``cuda``; the one asked for runs, or an error is raised.
+        num_threads: threads of one model call; 0 takes every physical core.
+
+    Raises:
+        BundleError: the folder is not a complete, unchanged bundle.
+        ProviderError: the execution provider is not usable on this machine.
+    """
+    from edgedsl.runtime.engine import Engine
+
+    return Engine.from_bundle(bundle, execution_provider=execution_provider, num_threads=num_threads)

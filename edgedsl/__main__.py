@@ -1,0 +1,5 @@
+"""``python -m edgedsl``."""
+
+from edgedsl.cli import main
+
+main()

@@ -1,0 +1,1 @@
+"""The deployable folder: manifest, verification, one-file archive."""

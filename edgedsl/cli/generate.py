@@ -1,0 +1,91 @@
+"""``edgedsl generate``."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+
+from edgedsl.cli.options import json_option, project_option, section_options
+from edgedsl.errors import EdgeDSLError, RequestError
+
+
+@click.command("generate")
+@click.argument("sentences", nargs=-1)
+@project_option()
+@click.option("--bundle", type=click.Path(path_type=Path), default=None, help="Bundle folder.  [default: [export] output]")
+@section_options("generate")
+@section_options("runtime")
+@click.option("--stream", is_flag=True, help="Print text as it is decoded.")
+@json_option("Print one JSON object per sentence: program, token counts, finish_reason, timings.")
+def command(
+    sentences: tuple[str, ...], project_file: Path | None, bundle: Path | None, stream: bool, as_json: bool, **flags: Any
+) -> None:
+    r"""Turn SENTENCES into programs, one a line.
+
+    Without arguments, reads JSONL from standard input: objects with "prompt" (or plain JSON strings). A sentence that fails gives an error line on
+    stderr (with --json: an "error" object in its place), the others go on, and the exit code is that of the last failure. Programs cut off at
+    --max-tokens are reported and make the exit code 11.
+
+    \b
+      edgedsl generate "text Ana on my way"
+      edgedsl generate --json < sentences.jsonl
+    """
+    from edgedsl.config import load_config, override
+    from edgedsl.runtime.engine import Engine
+    from edgedsl.runtime.sampling import SamplingParams
+
+    config = load_config(project_file)
+    config = override(config, "generate", {k: v for k, v in flags.items() if hasattr(config.generate, k)})
+    config = override(config, "runtime", {k: v for k, v in flags.items() if hasattr(config.runtime, k)})
+    params = SamplingParams(**vars(config.generate))
+    engine = Engine.from_bundle(
+        bundle or config.path(config.export.output),
+        execution_provider=config.runtime.execution_provider,
+        num_threads=config.runtime.num_threads,
+    )
+    click.echo(f"{engine.name} on {engine.execution_provider}, loaded in {engine.load_ms:.0f} ms", err=True)
+    exit_code = 0
+    for sentence in sentences or _read_jsonl(sys.stdin):
+        exit_code = _answer(engine, sentence, params, stream=stream and not as_json, as_json=as_json) or exit_code
+    sys.exit(exit_code)
+
+
+def _answer(engine: Any, sentence: str | RequestError, params: Any, *, stream: bool, as_json: bool) -> int:
+    try:
+        if isinstance(sentence, RequestError):
+            raise sentence
+        on_text = (lambda piece: click.echo(piece, nl=False)) if stream else None
+        completion = engine.generate(sentence, params, on_text=on_text)
+    except EdgeDSLError as exc:
+        click.echo(f"error: {exc.message}", err=True)
+        if exc.hint:
+            click.echo(f"hint: {exc.hint}", err=True)
+        if as_json:
+            click.echo(json.dumps({"error": exc.message, "exit_code": exc.exit_code}))
+        return exc.exit_code
+    click.echo(json.dumps(completion.to_dict(), ensure_ascii=False) if as_json else ("" if stream else completion.text))
+    if completion.finish_reason == "length":
+        click.echo(f"warning: cut off at {completion.completion_tokens} tokens; the program is not whole (raise --max-tokens)", err=True)
+        return RequestError.exit_code
+    return 0
+
+
+def _read_jsonl(lines: Iterable[str]) -> Iterator[str | RequestError]:
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError as exc:
+            yield RequestError(f"standard input, line {number}: not JSON: {exc}", hint='write {"prompt": "..."} or "..." a line')
+            continue
+        prompt = row.get("prompt") if isinstance(row, dict) else row
+        if isinstance(prompt, str):
+            yield prompt
+        else:
+            yield RequestError(f'standard input, line {number}: no string "prompt"', hint='write {"prompt": "..."} a line')

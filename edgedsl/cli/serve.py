@@ -1,0 +1,62 @@
+"""``edgedsl serve``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from edgedsl.cli.options import project_option, section_options
+from edgedsl.config import load_config, override
+from edgedsl.errors import ConfigError
+
+if TYPE_CHECKING:
+    from edgedsl.serving.queue import Generator
+
+
+@click.command()
+@click.argument("bundle", type=click.Path(path_type=Path), required=False)
+@project_option()
+@section_options("serve")
+@section_options("runtime")
+def command(bundle: Path | None, project_file: Path | None, **flags: Any) -> None:
+    """Serve BUNDLE (default: the one of [export]) over HTTP, in the form of OpenAI's chat completions.
+
+    \b
+    POST /v1/chat/completions    {"model": NAME, "messages": [{"role": "user", "content": SENTENCE}]}
+    GET  /v1/models              the bundle's name
+    GET  /health/live            200 while the process works
+    GET  /health/ready, /health  200 when it takes requests
+    GET  /openapi.json           the API in full
+
+    SIGTERM and Ctrl-C let running and queued requests finish; a second one ends at once.
+    """
+    config = load_config(project_file)
+    for section, names in (("serve", SERVE_FLAGS), ("runtime", RUNTIME_FLAGS)):
+        config = override(config, section, {name: flags[name] for name in names})
+    path = bundle or config.path(config.export.output)
+    key_file = Path(flags["api_key_file"]) if flags["api_key_file"] else None
+    if config.serve.api_key_file and key_file is None:
+        key_file = config.path(config.serve.api_key_file)
+    run = _import_run()
+
+    def load() -> Generator:
+        from edgedsl.runtime.engine import Engine
+
+        runtime = config.runtime
+        return Engine.from_bundle(path, execution_provider=runtime.execution_provider, num_threads=runtime.num_threads)
+
+    run.serve(load, config.serve, key_file=key_file, defaults=config.generate)
+
+
+SERVE_FLAGS = ("host", "port", "max_queue", "api_key_file", "drain_s")
+RUNTIME_FLAGS = ("execution_provider", "num_threads")
+
+
+def _import_run() -> Any:
+    try:
+        from edgedsl.serving import run
+    except ModuleNotFoundError as exc:
+        raise ConfigError(f"serving needs the package '{exc.name}'", hint="pip install 'edgedsl[cpu,serve]'") from exc
+    return run

@@ -1,0 +1,1 @@
+"""Pairs of sentence and program: read, check, split, baseline."""

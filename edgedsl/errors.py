@@ -1,0 +1,116 @@
+"""Everything edgedsl raises on purpose.
+
+EdgeDSLError                 exit  status
+├── ConfigError                 2     400   project file, flags
+├── BundleError                 3     500   a bundle that is missing, changed or not a bundle
+├── GrammarError                4     500   grammar or catalogue
+├── DataError                   5     400   pairs
+├── ModelError                  6     500   base models and adapters
+├── TrainingError               7     500
+├── ExportError                 8     500
+│   └── GateError               9     500   exported, but not good enough
+├── ProviderError              10     500   the execution provider asked for cannot run
+├── RequestError               11     400   one request
+│   ├── PromptTooLong          11     413
+│   └── QueueFull              11     503   retryable
+└── GenerationError            12     500   one generation failed; never a program
+
+Exit code 1 is a bug of ours (with a traceback), 130 is Ctrl-C.
+"""
+
+from __future__ import annotations
+
+
+class EdgeDSLError(Exception):
+    """Base of the tree: what was wrong, which value, what was expected; ``hint`` says what to do."""
+
+    exit_code = 1
+    status_code = 500
+    retryable = False
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+class ConfigError(EdgeDSLError):
+    """The project file or a flag is wrong."""
+
+    exit_code = 2
+    status_code = 400
+
+
+class BundleError(EdgeDSLError):
+    """A bundle is missing, incomplete, changed, or written by something else."""
+
+    exit_code = 3
+
+
+class GrammarError(EdgeDSLError):
+    """A grammar or catalogue does not compile, or a program does not parse under it."""
+
+    exit_code = 4
+
+
+class DataError(EdgeDSLError):
+    """A file of pairs, or rows in it, cannot be used."""
+
+    exit_code = 5
+    status_code = 400
+
+
+class ModelError(EdgeDSLError):
+    """A base model or adapter is missing, incomplete or of another kind."""
+
+    exit_code = 6
+
+
+class TrainingError(EdgeDSLError):
+    """Fine-tuning could not start, go on or be resumed."""
+
+    exit_code = 7
+
+
+class ExportError(EdgeDSLError):
+    """No bundle was written."""
+
+    exit_code = 8
+
+
+class GateError(ExportError):
+    """The exported model lost more quality than the gate allows."""
+
+    exit_code = 9
+
+
+class ProviderError(EdgeDSLError):
+    """The execution provider asked for cannot run on this machine."""
+
+    exit_code = 10
+
+
+class RequestError(EdgeDSLError):
+    """One request is wrong; others go on."""
+
+    exit_code = 11
+    status_code = 400
+
+
+class PromptTooLong(RequestError):  # noqa: N818 - the name of the field
+    """The sentence does not fit into the model's context."""
+
+    status_code = 413
+
+
+class QueueFull(RequestError):  # noqa: N818 - the name of the field
+    """The server holds as many requests as it was told to; try again later."""
+
+    status_code = 503
+    retryable = True
+
+
+class GenerationError(EdgeDSLError):
+    """One generation failed (engine limit, numbers that are not finite, engines that disagree)."""
+
+    exit_code = 12

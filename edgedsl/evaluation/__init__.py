@@ -1,0 +1,1 @@
+"""Quality of a decoder on pairs."""

@@ -1,0 +1,176 @@
+"""Greedy decoding with torch: the reference that training and the export hops are measured with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from transformers import DynamicCache
+
+from edgedsl.errors import GenerationError
+from edgedsl.grammar import CompiledGrammar, Matcher, apply_bitmask
+from edgedsl.prompt import PromptTemplate
+from edgedsl.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """One answer; ``token_ids`` without the end token."""
+
+    text: str
+    token_ids: list[int]
+    finish_reason: Literal["stop", "length"]
+
+
+@dataclass
+class _Row:
+    """One sentence while it is decoded."""
+
+    index: int
+    prompt: list[int]
+    matcher: Matcher | None
+    token_ids: list[int] = field(default_factory=list)
+    finish_reason: Literal["", "stop", "length"] = ""
+
+
+class TorchDecoder:
+    """Batched greedy decoding of a causal language model, under a grammar when ``compiled`` is given.
+
+    Rows are padded on the left and share one KV cache; rows that are done leave it.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Tokenizer,
+        template: PromptTemplate,
+        compiled: CompiledGrammar | None = None,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self._model = model.get_base_model() if hasattr(model, "get_base_model") else model
+        self._tokenizer = tokenizer
+        self._template = template
+        self._compiled = compiled
+        self._device = torch.device(device)
+        self._end = frozenset(tokenizer.end_token_ids(template))
+
+    def generate(self, sentences: Sequence[str], max_tokens: int, batch_size: int = 16) -> list[str]:
+        """Programs of the sentences, in their order; cut off at ``max_tokens``.
+
+        Raises:
+            GenerationError: logits that are not finite, or a failure of the grammar engine.
+        """
+        return [decoded.text for decoded in self.decode(sentences, max_tokens, batch_size)]
+
+    @torch.inference_mode()
+    def decode(self, sentences: Sequence[str], max_tokens: int, batch_size: int = 16) -> list[Decoded]:
+        """Like :meth:`generate`, with token ids and finish reasons."""
+        rows = [self._row(index, sentence) for index, sentence in enumerate(sentences)]
+        by_length = sorted(rows, key=lambda row: len(row.prompt))  # little padding
+        was_training = self._model.training
+        self._model.eval()
+        try:
+            for start in range(0, len(rows), batch_size):
+                self._decode_batch(by_length[start : start + batch_size], max_tokens)
+        finally:
+            self._model.train(was_training)
+        return [self._decoded(row) for row in rows]
+
+    def _row(self, index: int, sentence: str) -> _Row:
+        matcher = self._compiled.matcher() if self._compiled else None
+        return _Row(index, self._tokenizer.encode_prompt(self._template, sentence), matcher)
+
+    def _decoded(self, row: _Row) -> Decoded:
+        assert row.finish_reason
+        return Decoded(self._tokenizer.decode(row.token_ids), row.token_ids, row.finish_reason)
+
+    def _decode_batch(self, rows: list[_Row], max_tokens: int) -> None:
+        steps = _Steps(self._model, [row.prompt for row in rows], self._device)
+        active = rows
+        while True:
+            chosen = self._choose(steps.logits[:, : self._tokenizer.vocab_size], active)
+            for row, token_id in zip(active, chosen, strict=True):
+                self._advance(row, token_id, max_tokens)
+            going = [i for i, row in enumerate(active) if not row.finish_reason]
+            if not going:
+                return
+            if len(going) < len(active):
+                steps.keep(going)
+                active = [active[i] for i in going]
+            steps.feed([row.token_ids[-1] for row in active])
+
+    def _choose(self, logits: torch.Tensor, rows: list[_Row]) -> list[int]:
+        """The likeliest allowed token of each row; the mask is only made for rows whose likeliest token is forbidden."""
+        if not torch.isfinite(logits).all():
+            raise GenerationError(
+                "the model's logits are not finite", hint="train again with a lower learning rate, or in fp32"
+            )
+        chosen: list[int] = logits.argmax(dim=-1).tolist()
+        for i, row in enumerate(rows):
+            if row.matcher is not None and not row.matcher.allows(chosen[i]):
+                chosen[i] = self._masked_argmax(logits[i], row.matcher)
+        return chosen
+
+    def _masked_argmax(self, logits: torch.Tensor, matcher: Matcher) -> int:
+        assert self._compiled is not None
+        bitmask = np.empty(self._compiled.bitmask_size, np.int32)
+        matcher.fill_bitmask(bitmask)
+        masked = logits.float().cpu().numpy().copy()
+        apply_bitmask(masked, bitmask)
+        return int(masked.argmax())
+
+    def _advance(self, row: _Row, token_id: int, max_tokens: int) -> None:
+        if row.matcher is not None:
+            row.matcher.consume(token_id)
+        if token_id in self._end:
+            row.finish_reason = "stop"
+            return
+        row.token_ids.append(token_id)
+        if row.matcher is not None and row.matcher.is_stopped():
+            row.finish_reason = "stop"
+        elif len(row.token_ids) >= max_tokens:
+            row.finish_reason = "length"
+
+
+class _Steps:
+    """The forward passes of one batch. ``logits`` [rows, vocab] are those of the newest token."""
+
+    def __init__(self, model: Any, prompts: list[list[int]], device: torch.device) -> None:
+        self._model = model
+        self._device = device
+        self._cache = DynamicCache()
+        width = max(len(prompt) for prompt in prompts)
+        self._pad = torch.tensor([width - len(prompt) for prompt in prompts], device=device)
+        self._width = width
+        input_ids = torch.tensor([[0] * (width - len(prompt)) + prompt for prompt in prompts], device=device)
+        positions = (torch.arange(width, device=device) - self._pad[:, None]).clamp(min=0)
+        self.logits = self._forward(input_ids, positions)
+
+    def feed(self, token_ids: list[int]) -> None:
+        """Append one token to each row."""
+        positions = (self._width - self._pad)[:, None]
+        self._width += 1
+        self.logits = self._forward(torch.tensor(token_ids, device=self._device)[:, None], positions)
+
+    def keep(self, rows: list[int]) -> None:
+        """Drop all other rows."""
+        index = torch.tensor(rows, device=self._device)
+        self._cache.batch_select_indices(index)
+        self._pad = self._pad[index]
+
+    def _forward(self, input_ids: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+        mask = None
+        if bool(self._pad.any()):
+            mask = (torch.arange(self._width, device=self._device) >= self._pad[:, None]).long()  # [rows, width]
+        logits: torch.Tensor = self._model(
+            input_ids=input_ids,
+            attention_mask=mask,
+            position_ids=positions,
+            past_key_values=self._cache,
+            use_cache=True,
+            logits_to_keep=1,
+        ).logits
+        return logits[:, -1]

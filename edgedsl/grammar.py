@@ -1,0 +1,192 @@
+"""The grammar, once per model, and the matcher, once per request.
+
+Two engines read the same bound Lark text: llguidance (the engine behind Outlines' CFG type) says which token may come next, and Lark's
+LALR parser, which shares no code with it, re-parses every finished program.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import llguidance
+import numpy as np
+from lark import Lark
+from lark.exceptions import LarkError, UnexpectedCharacters, UnexpectedInput, UnexpectedToken
+from numpy.typing import NDArray
+
+from edgedsl.catalogue import Catalogue, bind
+from edgedsl.errors import GenerationError, GrammarError
+from edgedsl.tokenizer import Tokenizer
+
+START = "start"
+
+
+class Grammar:
+    """A Lark grammar with its catalogue bound, checked to be LALR(1) with the start rule ``start``."""
+
+    def __init__(self, source: str, *, name: str = "grammar") -> None:
+        self.source = source
+        self.name = name
+        try:
+            self._lark = Lark(source, parser="lalr", lexer="contextual", start=START)
+        except (LarkError, RecursionError) as exc:
+            raise GrammarError(f"grammar '{name}' does not compile: {_first_lines(exc)}", hint="see the Lark grammar reference") from exc
+        try:
+            self._compiled: str = llguidance.grammar_from("lark", source)
+            error = llguidance.LLMatcher.validate_grammar(self._compiled, None)
+        except ValueError as exc:
+            error = str(exc)
+        if error:
+            raise GrammarError(f"grammar '{name}' does not compile for decoding: {error.splitlines()[0]}")
+
+    @classmethod
+    def from_files(cls, lark_path: Path, catalogue_path: Path | None = None) -> Grammar:
+        """Read a grammar and bind its catalogue.
+
+        Raises:
+            GrammarError: missing or malformed file, or a grammar that is not LALR(1).
+        """
+        try:
+            text = lark_path.read_text(encoding="utf-8")
+        except FileNotFoundError as exc:
+            raise GrammarError(f"grammar '{lark_path}' does not exist", hint="set [project] grammar in edgedsl.toml") from exc
+        except (OSError, UnicodeDecodeError) as exc:
+            raise GrammarError(f"grammar '{lark_path}' cannot be read: {exc}") from exc
+        catalogue = Catalogue.from_file(catalogue_path) if catalogue_path else None
+        return cls(bind(text, catalogue), name=lark_path.name)
+
+    def parse(self, text: str) -> Any:
+        """The Lark tree of a program.
+
+        Raises:
+            GrammarError: the text is not a program of the language; line, column and the text around it are named.
+        """
+        try:
+            return self._lark.parse(text)
+        except UnexpectedInput as exc:
+            raise GrammarError(f"'{text[:80]}' does not parse under '{self.name}': {_where(text, exc)}") from exc
+
+    def accepts(self, text: str) -> bool:
+        """Whether the text is a whole program."""
+        try:
+            self._lark.parse(text)
+        except UnexpectedInput:
+            return False
+        return True
+
+    def compile(self, tokenizer: Tokenizer, end_token_ids: list[int]) -> CompiledGrammar:
+        """Bind the grammar to a tokenizer.
+
+        Args:
+            tokenizer: of the model that will be decoded.
+            end_token_ids: tokens that the mask allows exactly where a program may end.
+        """
+        return CompiledGrammar(self, tokenizer, end_token_ids)
+
+
+class CompiledGrammar:
+    """A grammar over the tokens of one tokenizer. Immutable; matchers are made from it."""
+
+    def __init__(self, grammar: Grammar, tokenizer: Tokenizer, end_token_ids: list[int]) -> None:
+        self.grammar = grammar
+        self.vocab_size = tokenizer.vocab_size
+        self.end_token_ids = frozenset(end_token_ids)
+        try:
+            self._llg_tokenizer = llguidance.LLTokenizer(tokenizer.json_text, eos_token=list(end_token_ids))
+        except ValueError as exc:
+            raise GrammarError(f"the tokenizer cannot be used for constrained decoding: {exc}") from exc
+        if self._llg_tokenizer.vocab_size != self.vocab_size:
+            raise GrammarError(f"the constraint sees {self._llg_tokenizer.vocab_size} tokens, the tokenizer has {self.vocab_size}")
+        # Error texts of the engine quote the tokens so far; they must not reach a log or an answer.
+        self._limits = llguidance.LLParserLimits(verbose_errors=False)
+        self._first = self._new_matcher()
+        self.matcher().fill_bitmask(np.empty(self.bitmask_size, np.int32))  # warm: the first request pays nothing
+
+    @property
+    def bitmask_size(self) -> int:
+        """Words (int32) of a bitmask."""
+        return (self.vocab_size + 31) // 32
+
+    def matcher(self) -> Matcher:
+        """A matcher at the start of a program."""
+        return Matcher(self._first.deep_copy())
+
+    def outlines_processor(self) -> Any:
+        """Outlines' own logits processor for this grammar (numpy, batch 1), for use inside Outlines and to check ours against it."""
+        from outlines.backends.llguidance import LLGuidanceLogitsProcessor
+
+        return LLGuidanceLogitsProcessor(self.grammar._compiled, self._llg_tokenizer, "numpy")
+
+    def _new_matcher(self) -> llguidance.LLMatcher:
+        matcher = llguidance.LLMatcher(self._llg_tokenizer, self.grammar._compiled, log_level=0, limits=self._limits)
+        if matcher.is_error():
+            raise GrammarError(f"grammar '{self.grammar.name}' does not compile: {matcher.get_error().splitlines()[0]}")
+        return matcher
+
+
+class Matcher:
+    """Where one program stands in the grammar. Asks the engine for its error after every step: it fails closed."""
+
+    def __init__(self, matcher: llguidance.LLMatcher) -> None:
+        self._matcher = matcher
+
+    def fill_bitmask(self, bitmask: NDArray[np.int32]) -> None:
+        """Write the allowed tokens into ``bitmask`` [ceil(vocab / 32)], bit i of word w for token 32 w + i.
+
+        Raises:
+            GenerationError: engine error or limit.
+        """
+        self._matcher.unsafe_compute_mask_ptr(bitmask.ctypes.data, bitmask.nbytes)
+        self._check()
+
+    def allows(self, token_id: int) -> bool:
+        """Whether this token may come next."""
+        allowed = self._matcher.validate_tokens([token_id]) == 1
+        self._check()
+        return allowed
+
+    def consume(self, token_id: int) -> None:
+        """Advance by one token.
+
+        Raises:
+            GenerationError: the token is not allowed here, or the engine failed.
+        """
+        if not self._matcher.consume_token(token_id):
+            self._check()
+            raise GenerationError(f"the grammar does not allow token {token_id} here")
+        self._check()
+
+    def is_accepting(self) -> bool:
+        """Whether the program may end here."""
+        accepting = bool(self._matcher.is_accepting())
+        self._check()
+        return accepting
+
+    def is_stopped(self) -> bool:
+        """Whether nothing can follow any more."""
+        return bool(self._matcher.is_stopped())
+
+    def _check(self) -> None:
+        if self._matcher.is_error():
+            raise GenerationError("the grammar engine failed or met a limit; the program was discarded", hint="run 'edgedsl grammar check'")
+
+
+def apply_bitmask(logits: NDArray[np.float32], bitmask: NDArray[np.int32]) -> None:
+    """Set the logits [width] of tokens the bitmask forbids to -inf, in place; ids beyond the bitmask are forbidden too."""
+    allowed = np.unpackbits(bitmask.view(np.uint8), bitorder="little")
+    width = min(logits.shape[0], allowed.shape[0])
+    np.putmask(logits[:width], allowed[:width] == 0, -np.inf)
+    logits[width:] = -np.inf
+
+
+def _where(text: str, exc: UnexpectedInput) -> str:
+    if isinstance(exc, UnexpectedToken) and exc.token.type == "$END":
+        return f"it ends too early, at column {len(text) + 1}"
+    if isinstance(exc, UnexpectedCharacters | UnexpectedToken):
+        return f"line {exc.line}, column {exc.column}: unexpected {text[exc.pos_in_stream or 0 :][:12]!r}"
+    return "it ends too early"
+
+
+def _first_lines(exc: BaseException) -> str:
+    return " ".join(line.strip() for line in str(exc).splitlines()[:3]) or type(exc).__name__

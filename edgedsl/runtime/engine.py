@@ -1,0 +1,170 @@
+"""One model, one loop: sentence in, program out."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgedsl.bundle.manifest import Manifest, open_bundle
+from edgedsl.errors import GenerationError, PromptTooLong, RequestError
+from edgedsl.grammar import Grammar, apply_bitmask
+from edgedsl.prompt import PromptTemplate
+from edgedsl.runtime.decoder import Decoder
+from edgedsl.runtime.sampling import SamplingParams, sample
+from edgedsl.runtime.sequence import Completion, Sequence
+from edgedsl.tokenizer import Tokenizer
+
+# Tokenising is linear, but a sentence of many megabytes would still hold the engine for seconds.
+MAX_CHARS_PER_TOKEN = 32
+
+
+class Engine:
+    """A model that is ready to generate. One generation at a time; the server serialises its requests."""
+
+    def __init__(self, *, name: str, tokenizer: Tokenizer, template: PromptTemplate, grammar: Grammar, decoder: Decoder) -> None:
+        self.name = name
+        self.tokenizer = tokenizer
+        self.template = template
+        self.grammar = grammar
+        self.decoder = decoder
+        self.execution_provider = decoder.execution_provider
+        self.compiled = grammar.compile(tokenizer, tokenizer.end_token_ids(template))
+        self.manifest: Manifest | None = None
+        self.load_ms = 0.0
+        self._bitmask = np.zeros(self.compiled.bitmask_size, np.int32)
+
+    @classmethod
+    def from_bundle(cls, path: str | Path, *, execution_provider: str = "cpu", num_threads: int = 0) -> Engine:
+        """Verify and open a bundle folder.
+
+        Raises:
+            BundleError: not a complete, unchanged bundle; nothing was loaded.
+            ProviderError: the execution provider cannot run here.
+        """
+        started = time.perf_counter()
+        bundle = open_bundle(Path(path), verify=True)
+        catalogue = bundle.path / "catalogue.json"
+        engine = cls(
+            name=bundle.manifest.name,
+            tokenizer=Tokenizer.from_file(bundle.path / "tokenizer.json"),
+            template=PromptTemplate.from_file(bundle.path / "prompt.json"),
+            grammar=Grammar.from_files(bundle.path / "grammar.lark", catalogue if catalogue.exists() else None),
+            decoder=Decoder(
+                bundle.path / "model.onnx", bundle.manifest.model, execution_provider=execution_provider, num_threads=num_threads
+            ),
+        )
+        engine.manifest = bundle.manifest
+        engine.load_ms = 1000 * (time.perf_counter() - started)
+        return engine
+
+    def __call__(self, sentence: str, **sampling: Any) -> Completion:
+        """Generate one program; keywords are those of :class:`SamplingParams`."""
+        return self.generate(sentence, SamplingParams(**sampling))
+
+    def stream(self, sentence: str, **sampling: Any) -> Iterator[str]:
+        """Yield the program's text as it is decoded.
+
+        Raises:
+            GenerationError: at the end, when the finished text does not parse; what was yielded must then be discarded.
+        """
+        sequence = self._start(sentence, SamplingParams(**sampling), constrained=True)
+        yield from self._decode(sequence)
+        self._finish(sequence)
+
+    def generate(
+        self,
+        sentence: str,
+        params: SamplingParams,
+        *,
+        on_text: Callable[[str], None] | None = None,
+        is_cancelled: Callable[[], bool] | None = None,
+        constrained: bool = True,
+    ) -> Completion:
+        """Generate one program.
+
+        Args:
+            sentence: what the user said; special tokens in it are plain text.
+            params: budget and sampling.
+            on_text: gets each piece of text.
+            is_cancelled: asked before every step; the completion then has ``finish_reason`` ``cancelled``.
+            constrained: ``False`` decodes without the grammar, to measure what it does; never used to serve.
+
+        Raises:
+            RequestError: an empty sentence, or values out of range.
+            PromptTooLong: no room for the sentence.
+            GenerationError: the model or an engine failed, or the two engines disagree.
+        """
+        sequence = self._start(sentence, params, constrained=constrained)
+        for piece in self._decode(sequence):
+            if on_text:
+                on_text(piece)
+            if is_cancelled and is_cancelled():
+                sequence.finish_reason = "cancelled"
+                break
+        return self._finish(sequence)
+
+    def _start(self, sentence: str, params: SamplingParams, *, constrained: bool) -> Sequence:
+        started = time.perf_counter()
+        if not sentence.strip():
+            raise RequestError("the sentence is empty", hint="say what the program should do")
+        context = self.decoder.info.context_length
+        if len(sentence) > MAX_CHARS_PER_TOKEN * context:
+            raise PromptTooLong(f"the sentence has {len(sentence)} characters, too many for a context of {context} tokens", hint="shorten it")
+        token_ids = self.tokenizer.encode_prompt(self.template, _encodable(sentence))
+        if len(token_ids) >= context:
+            raise PromptTooLong(f"the prompt has {len(token_ids)} tokens, the context holds {context}", hint="shorten the sentence")
+        matcher = self.compiled.matcher() if constrained else None
+        return Sequence(token_ids, params, matcher, self.tokenizer.stream(), started_s=started)
+
+    def _decode(self, sequence: Sequence) -> Iterator[str]:
+        """The loop: sample under the grammar, emit, run the model on the token."""
+        self.decoder.reset()
+        logits = self.decoder.forward(sequence.prompt_token_ids)
+        budget = min(sequence.params.max_tokens, self.decoder.info.context_length - len(sequence.prompt_token_ids))
+        while True:
+            token_id = self._next_token(sequence, logits)
+            if token_id in self.compiled.end_token_ids:
+                sequence.finish_reason = "stop"
+                return
+            if len(sequence.token_ids) == budget:
+                sequence.finish_reason = "length"
+                return
+            if sequence.matcher:
+                sequence.matcher.consume(token_id)
+            yield sequence.append(token_id)
+            if sequence.matcher and sequence.matcher.is_stopped():
+                sequence.finish_reason = "stop"
+                return
+            if len(sequence.token_ids) == budget and not self._may_end(sequence):
+                sequence.finish_reason = "length"  # no end token can follow: the step that would tell is saved
+                return
+            logits = self.decoder.forward([token_id])
+
+    def _next_token(self, sequence: Sequence, logits: Any) -> int:
+        if not np.isfinite(logits).all():
+            raise GenerationError("the model's logits are not finite; the program was discarded", hint="run 'edgedsl bundle verify'")
+        if sequence.matcher:
+            sequence.matcher.fill_bitmask(self._bitmask)
+            apply_bitmask(logits, self._bitmask)
+        return sample(logits, sequence.params, sequence.rng)
+
+    def _may_end(self, sequence: Sequence) -> bool:
+        return sequence.matcher is None or sequence.matcher.is_accepting()
+
+    def _finish(self, sequence: Sequence) -> Completion:
+        text = self.tokenizer.decode(sequence.token_ids)
+        if sequence.finish_reason == "stop" and sequence.matcher and not self.grammar.accepts(text):
+            raise GenerationError("the two grammar engines disagree about a finished program; it was discarded", hint="run 'edgedsl grammar check'")
+        return sequence.completion(text)
+
+
+def _encodable(sentence: str) -> str:
+    try:
+        sentence.encode("utf-8")
+    except UnicodeEncodeError as exc:
+        raise RequestError(f"the sentence holds half a surrogate pair at character {exc.start}", hint="send valid Unicode") from exc
+    return sentence

@@ -1,0 +1,68 @@
+"""ONNX Runtime sessions on the execution provider that was asked for, and on no other."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+# ONNX Runtime reads this when it is imported; its own opt-out call comes after the first event (its docs/Privacy.md).
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+
+import onnxruntime as ort
+
+from edgedsl.errors import BundleError, ProviderError
+
+PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+
+
+def make_session(model_path: Path, *, execution_provider: str, num_threads: int = 0) -> ort.InferenceSession:
+    """Load a model, and check that the provider asked for is the one that runs.
+
+    Raises:
+        ProviderError: unknown or unusable execution provider; there is no fall-back.
+        BundleError: ONNX Runtime cannot load the model.
+    """
+    name = _provider_name(execution_provider)
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = num_threads or available_cores()
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 4
+    # Spinning helps between the steps of one answer; between answers the threads must leave the box alone.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    try:
+        session = ort.InferenceSession(str(model_path), options, providers=[name])
+    except Exception as exc:  # ONNX Runtime raises many classes of its own
+        if execution_provider != "cpu":
+            raise ProviderError(f"execution provider '{execution_provider}' cannot run: {_first_line(exc)}", hint="run 'edgedsl doctor'") from exc
+        raise BundleError(f"ONNX Runtime cannot load '{model_path.name}': {_first_line(exc)}", hint="export the bundle again") from exc
+    if session.get_providers()[0] != name:
+        raise ProviderError(
+            f"execution provider '{execution_provider}' was asked for, ONNX Runtime took {session.get_providers()[0]}",
+            hint="run 'edgedsl doctor'",
+        )
+    return session
+
+
+def available_cores() -> int:
+    """Cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _provider_name(execution_provider: str) -> str:
+    if execution_provider not in PROVIDERS:
+        raise ProviderError(f"execution provider is '{execution_provider}', expected one of {', '.join(PROVIDERS)}")
+    name = PROVIDERS[execution_provider]
+    if execution_provider == "cuda" and hasattr(ort, "preload_dlls"):
+        ort.preload_dlls()
+    available: list[Any] = ort.get_available_providers()
+    if name not in available:
+        raise ProviderError(
+            f"execution provider '{execution_provider}' was asked for, but this ONNX Runtime has only {', '.join(available)}",
+            hint="install the GPU build (pip install 'edgedsl[gpu]' in a fresh environment), or ask for cpu; see 'edgedsl doctor'",
+        )
+    return name
+
+
+def _first_line(exc: BaseException) -> str:
+    return str(exc).splitlines()[0][:300] if str(exc) else type(exc).__name__

@@ -1,0 +1,74 @@
+"""From one row of logits to one token id."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgedsl.errors import GenerationError, RequestError
+
+
+@dataclass(frozen=True)
+class SamplingParams:
+    """How one request is decoded.
+
+    Attributes:
+        max_tokens: most tokens of the program, the end token not counted.
+        temperature: 0 is greedy.
+        top_k: sample from the k likeliest tokens; 0 is off.
+        top_p: sample from the smallest set of likeliest tokens that holds this mass.
+        seed: the same seed gives the same program.
+
+    Raises:
+        RequestError: a value out of range.
+    """
+
+    max_tokens: int = 128
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        _check("max_tokens", self.max_tokens, self.max_tokens >= 1, "at least 1")
+        _check("temperature", self.temperature, 0 <= self.temperature <= 100, "0 to 100")
+        _check("top_k", self.top_k, self.top_k >= 0, "0 (off) or more")
+        _check("top_p", self.top_p, 0 < self.top_p <= 1, "above 0, at most 1")
+        _check("seed", self.seed, 0 <= self.seed < 2**63, "0 to 2^63 - 1")
+
+
+def sample(logits: NDArray[np.float32], params: SamplingParams, rng: np.random.Generator) -> int:
+    """Pick a token id from masked logits [vocab].
+
+    Raises:
+        GenerationError: no token is allowed, or the model's numbers are not finite.
+    """
+    best = int(np.argmax(logits))
+    if not math.isfinite(float(logits[best])):
+        raise GenerationError("no token can follow: every logit is masked or not finite")
+    if params.temperature == 0:
+        return best
+    return _draw(logits, params, rng)
+
+
+def _draw(logits: NDArray[np.float32], params: SamplingParams, rng: np.random.Generator) -> int:
+    token_ids = np.flatnonzero(logits > -np.inf)
+    scaled = logits[token_ids].astype(np.float64) / params.temperature
+    order = np.argsort(-scaled, kind="stable")
+    if params.top_k:
+        order = order[: params.top_k]
+    weights = np.exp(scaled[order] - scaled[order[0]])
+    weights /= weights.sum()
+    if params.top_p < 1:
+        kept = int(np.searchsorted(np.cumsum(weights), params.top_p)) + 1
+        order, weights = order[:kept], weights[:kept]
+        weights /= weights.sum()
+    return int(token_ids[order[rng.choice(len(order), p=weights)]])
+
+
+def _check(name: str, value: float, is_good: bool, expected: str) -> None:
+    if not is_good:
+        raise RequestError(f"{name} is {value!r}, expected {expected}")

@@ -1,0 +1,104 @@
+"""Text to token ids and back, without transformers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from tokenizers import Tokenizer as Backend
+
+from edgedsl.errors import ModelError
+from edgedsl.prompt import PromptTemplate
+
+_REPLACEMENT = "\ufffd"
+
+
+class Tokenizer:
+    """A tokenizer.json. Special tokens come from templates only; the same characters in a text are plain text."""
+
+    def __init__(self, backend: Backend, json_text: str) -> None:
+        backend.no_padding()
+        backend.no_truncation()
+        self.json_text = json_text
+        self._backend = backend
+        # `encode_special_tokens` is a switch of the whole object, so plain text gets an object of its own.
+        self._plain = Backend.from_str(json_text)
+        self._plain.no_padding()
+        self._plain.no_truncation()
+        self._plain.encode_special_tokens = True
+        self.vocab_size: int = backend.get_vocab_size(with_added_tokens=True)
+
+    @classmethod
+    def from_file(cls, path: Path) -> Tokenizer:
+        """Read tokenizer.json.
+
+        Raises:
+            ModelError: missing or malformed file.
+        """
+        try:
+            text = path.read_text(encoding="utf-8")
+            return cls(Backend.from_str(text), text)
+        except FileNotFoundError as exc:
+            raise ModelError(f"'{path}' does not exist", hint="a model folder needs tokenizer.json") from exc
+        except Exception as exc:  # tokenizers raises bare Exception
+            raise ModelError(f"'{path}' is not a tokenizer.json: {exc}") from exc
+
+    def encode_plain(self, text: str) -> list[int]:
+        """Token ids of a text; adds nothing, and never yields a special token."""
+        return list(self._plain.encode(text, add_special_tokens=False).ids)
+
+    def encode_prompt(self, template: PromptTemplate, sentence: str) -> list[int]:
+        """Token ids of the whole prompt."""
+        token_ids: list[int] = []
+        for segment in template.render(sentence):
+            if segment.kind == "special":
+                token_ids.append(self.token_id(segment.value))
+            else:
+                token_ids.extend(self.encode_plain(segment.value))
+        return token_ids
+
+    def token_id(self, token: str) -> int:
+        """Id of one token by its spelling.
+
+        Raises:
+            ModelError: the vocabulary does not have it.
+        """
+        token_id = self._backend.token_to_id(token)
+        if token_id is None:
+            raise ModelError(f"the tokenizer has no token {token!r}", hint="change the prompt template's special tokens")
+        return int(token_id)
+
+    def end_token_ids(self, template: PromptTemplate) -> list[int]:
+        """Ids of the tokens that end a program."""
+        return [self.token_id(token) for token in template.end]
+
+    def decode(self, token_ids: Iterable[int]) -> str:
+        """Text of token ids; special tokens are left out."""
+        return str(self._backend.decode(list(token_ids), skip_special_tokens=True))
+
+    def stream(self) -> TextStream:
+        """A fresh incremental detokeniser."""
+        return TextStream(self)
+
+
+class TextStream:
+    """Turns token ids into text piece by piece; holds back bytes of an unfinished character."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._token_ids: list[int] = []
+        self._emitted = 0
+
+    def push(self, token_id: int) -> str:
+        """The text that this token completes; may be empty."""
+        self._token_ids.append(token_id)
+        text = self._tokenizer.decode(self._token_ids)
+        if text.endswith(_REPLACEMENT):
+            return ""
+        piece = text[self._emitted :]
+        self._emitted = len(text)
+        return piece
+
+    def finish(self) -> str:
+        """What was held back."""
+        return self._tokenizer.decode(self._token_ids)[self._emitted :]

@@ -1,0 +1,1 @@
+"""From adapter to bundle: merge, ONNX, quantise, parity, gate."""

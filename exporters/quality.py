@@ -1,0 +1,59 @@
+"""Exact match of each hop on the dev pairs, and the gate."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from edgedsl.data.pairs import Pair
+from edgedsl.errors import GateError
+from edgedsl.grammar import Grammar
+
+HOPS = ("adapter", "merged", "onnx", "quantized")
+Generate = Callable[[Sequence[str]], list[str]]
+
+
+@dataclass(frozen=True)
+class Quality:
+    """Programs of one hop under the grammar, against the targets.
+
+    Attributes:
+        exact_match: share of programs equal to their target.
+        parse_rate: share of programs that Lark parses; below 1 only where ``max_tokens`` cut one off.
+    """
+
+    num_rows: int
+    exact_match: float
+    parse_rate: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for the manifest."""
+        return asdict(self)
+
+
+def measure(generate: Generate, pairs: Sequence[Pair], grammar: Grammar) -> Quality:
+    """Decode every prompt once and compare."""
+    programs = generate([pair.prompt for pair in pairs])
+    num_equal = sum(program == pair.target for program, pair in zip(programs, pairs, strict=True))
+    num_parsed = sum(grammar.accepts(program) for program in programs)
+    return Quality(len(pairs), num_equal / len(pairs), num_parsed / len(pairs))
+
+
+def check_gate(quality: dict[str, Quality], gate: float) -> None:
+    """Compare the quantised model with the fp32 adapter.
+
+    Raises:
+        GateError: exact match fell below ``gate`` times the adapter's; the message names the hop that lost most.
+    """
+    reference, served = quality["adapter"].exact_match, quality["quantized"].exact_match
+    if served >= gate * reference:
+        return
+    hops = [hop for hop in HOPS if hop in quality]
+    losses = {f"{a} -> {b}": quality[a].exact_match - quality[b].exact_match for a, b in zip(hops, hops[1:], strict=False)}
+    worst = max(losses, key=lambda hop: losses[hop])
+    raise GateError(
+        f"exact match fell from {reference:.1%} (adapter, fp32) to {served:.1%} (as served), below the gate of {gate:.0%}; "
+        f"the hop {worst} lost {losses[worst]:.1%}; no bundle was written",
+        hint="take '--quantize int8', measure on more rows (--eval-rows), or lower --gate",
+    )

@@ -1,0 +1,1 @@
+"""Shipped grammars with their cases and catalogues."""

@@ -1,0 +1,143 @@
+"""Seeded pairs of sentence and program for flow, split so that no structure of the test part was seen in training."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+
+from edgedsl.grammars.flow_programs import sample
+from edgedsl.grammars.flow_sentences import sentence
+
+from edgedsl import atomic
+from edgedsl.errors import DataError
+
+SHAPES = {"act": 15, "ask": 10, "one": 45, "if": 20, "many": 10}  # percent
+# A function keeps at least this many structures for training; a part takes about this share of a shape's structures.
+_MIN_GROUPS = 4
+_HELD_OUT = 0.12
+_MAX_CHARACTERS = 250  # of sentence and program: below 90 tokens
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One row: ``group`` is the program with its literals removed, ``shape`` the form of the program."""
+
+    id: str
+    prompt: str
+    target: str
+    group: str
+    shape: str
+    functions: tuple[str, ...]
+    literals: tuple[str, ...]
+
+    def to_row(self) -> dict[str, str]:
+        """The columns that a file of pairs has."""
+        return {"id": self.id, "prompt": self.prompt, "target": self.target, "group": self.group}
+
+
+def generate(num_pairs: int, seed: int) -> list[Pair]:
+    """Distinct sentences with their programs; the same for the same arguments."""
+    rng = Random(f"flow {seed}")
+    pairs: dict[str, Pair] = {}
+    while len(pairs) < num_pairs:
+        program = sample(rng.choices(list(SHAPES), list(SHAPES.values()))[0], rng)
+        prompt = sentence(program, rng)
+        if len(prompt) + len(program.spell()) > _MAX_CHARACTERS:
+            continue
+        pairs.setdefault(
+            prompt,
+            Pair(
+                id=f"flow-{seed}-{len(pairs):05d}",
+                prompt=prompt,
+                target=program.spell(),
+                group=program.spell(skeleton=True),
+                shape=program.shape,
+                functions=tuple(sorted(program.functions())),
+                literals=tuple(program.literals()),
+            ),
+        )
+    return list(pairs.values())
+
+
+def split(
+    pairs: Sequence[Pair], seed: int, *, num_dev: int | None = None, num_test: int | None = None
+) -> dict[str, list[Pair]]:
+    """Parts train, dev and test: a group is in one part only, and each function stays in train.
+
+    Pairs of a held-out group that find no place in dev or test are left out.
+
+    Args:
+        pairs: from :func:`generate`.
+        seed: of the choice of groups.
+        num_dev: pairs of dev, by default 5 % of all.
+        num_test: pairs of test, by default 10 % of all.
+
+    Raises:
+        DataError: too few groups to fill dev and test.
+    """
+    groups: dict[str, list[Pair]] = {}
+    for pair in pairs:
+        groups.setdefault(pair.group, []).append(pair)
+    order = sorted(groups)
+    Random(f"flow split {seed}").shuffle(order)
+    left = Counter(name for members in groups.values() for name in members[0].functions)
+    parts: dict[str, list[Pair]] = {}
+    wanted = {
+        "test": len(pairs) // 10 if num_test is None else num_test,
+        "dev": len(pairs) // 20 if num_dev is None else num_dev,
+    }
+    for part, size in wanted.items():
+        quotas = _quotas(size).items()
+        parts[part] = [pair for shape, quota in quotas for pair in _take(groups, order, shape, quota, left)]
+        if len(parts[part]) < size:
+            message = f"{len(pairs)} pairs give {len(parts[part])} pairs for {part}, expected {size}"
+            raise DataError(message, hint="generate more pairs")
+    train = [pair for pair in pairs if pair.group in groups]
+    return {"train": train, "dev": parts["dev"], "test": parts["test"]}
+
+
+def write_dataset(folder: Path, num_train: int = 2000, num_dev: int = 100, num_test: int = 200, seed: int = 0) -> None:
+    """Write train.jsonl, dev.jsonl and test.jsonl.
+
+    Raises:
+        DataError: too few training pairs for a split by group.
+    """
+    # Held-out groups lose the pairs beyond their share, hence the surplus.
+    pairs = generate(num_train + 3 * (num_dev + num_test), seed)
+    parts = split(pairs, seed, num_dev=num_dev, num_test=num_test)
+    if len(parts["train"]) < num_train:
+        message = f"{len(parts['train'])} training pairs are left, expected {num_train}"
+        raise DataError(message, hint="ask for smaller dev and test parts")
+    parts["train"] = parts["train"][:num_train]
+    for name, part in parts.items():
+        atomic.write_text(folder / f"{name}.jsonl", _lines(part))
+
+
+def _quotas(size: int) -> dict[str, int]:
+    quotas = {shape: size * share // 100 for shape, share in SHAPES.items()}
+    quotas["one"] += size - sum(quotas.values())
+    return quotas
+
+
+def _take(groups: dict[str, list[Pair]], order: list[str], shape: str, quota: int, left: Counter[str]) -> list[Pair]:
+    """Move groups of one shape out of ``groups`` until ``quota`` pairs are taken."""
+    taken: list[Pair] = []
+    candidates = [group for group in order if group in groups and groups[group][0].shape == shape]
+    most = max(1, math.ceil(quota / max(1.0, _HELD_OUT * len(candidates))))  # pairs of one group
+    for group in candidates:
+        if len(taken) == quota:
+            break
+        functions = groups[group][0].functions
+        if all(left[name] > _MIN_GROUPS for name in functions):
+            left.subtract(functions)
+            taken += groups.pop(group)[: min(most, quota - len(taken))]
+    return taken
+
+
+def _lines(pairs: Iterable[Pair]) -> str:
+    return "".join(json.dumps(pair.to_row(), ensure_ascii=False) + "\n" for pair in pairs)

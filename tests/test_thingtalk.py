@@ -1,0 +1,206 @@
+"""grammars/thingtalk.lark in both engines, and the project folder made from the data set."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import random
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import llguidance
+import pytest
+from edgedsl.bench import thingtalk_project
+
+from edgedsl.catalogue import Catalogue, bind
+from edgedsl.errors import DataError
+from edgedsl.grammar import Grammar
+
+GRAMMARS = resources.files("edgedsl.grammars")
+SHARED = Path(__file__).parents[2] / "shared" / "data" / "thingtalk"
+CASES = [json.loads(line) for line in GRAMMARS.joinpath("thingtalk.cases.jsonl").read_text("utf-8").splitlines()]
+BYTES = llguidance.LLTokenizer("byte")
+CLASSES = {
+    "com.bakery": {
+        "extends": [],
+        "functions": {
+            "bread": {"params": [["out", "price", "Currency"], ["in req", "kind", "Enum(rye, oat)"]]},
+            "order": {"from_programs": True, "params": ["flour"]},
+            "mill": {"params": [["out", "mills", "Array(Entity(com.bakery:mill))"]]},
+        },
+    },
+    "com.bakery.abstract": {"extends": [], "functions": {}},
+}
+
+
+def load(path: Path) -> Grammar:
+    return Grammar.from_files(path / "grammar.lark", path / "catalogue.json")
+
+
+def matcher(grammar: Grammar) -> Any:
+    return llguidance.LLMatcher(BYTES, llguidance.grammar_from("lark", grammar.source))
+
+
+def walk(first: Any, text: str) -> str:
+    """What the mask engine says of a text, byte by byte: accept, incomplete or reject."""
+    state = first.deep_copy()
+    content = list(text.encode())
+    if state.try_consume_tokens(content) < len(content):
+        return "reject"
+    return "accept" if state.is_accepting() else "incomplete"
+
+
+def random_program(first: Any, rng: random.Random, max_bytes: int = 300) -> str | None:
+    """Random allowed bytes, leaning towards those that close something; None where no end is reached."""
+    state, text = first.deep_copy(), bytearray()
+    while len(text) < max_bytes and not (state.is_accepting() and rng.random() < 0.6):
+        mask = state.compute_bitmask()
+        allowed = [byte for byte in range(256) if mask[byte // 8] >> (byte % 8) & 1]
+        closing = [byte for byte in allowed if byte in b')];"']
+        printable = [byte for byte in allowed if 32 <= byte < 127]
+        choices = (
+            closing if closing and rng.random() < 0.25 else printable if printable and rng.random() < 0.97 else allowed
+        )
+        if not choices:
+            break
+        text.append(rng.choice(choices))
+        assert state.consume_token(text[-1])
+    return text.decode() if state.is_accepting() else None
+
+
+@pytest.fixture(scope="module")
+def grammar() -> Grammar:
+    text = GRAMMARS.joinpath("thingtalk.lark").read_text("utf-8")
+    names = json.loads(GRAMMARS.joinpath("thingtalk.catalogue.json").read_text("utf-8"))
+    return Grammar(bind(text, Catalogue({name: tuple(entries) for name, entries in names.items()})))
+
+
+@pytest.fixture(scope="module")
+def first(grammar: Grammar) -> Any:
+    return matcher(grammar)
+
+
+@pytest.mark.parametrize("case", CASES, ids=[case["why"] for case in CASES])
+def test_cases_agree_in_both_engines(case: dict[str, str], grammar: Grammar, first: Any) -> None:
+    assert walk(first, case["text"]) == case["kind"]
+    assert grammar.accepts(case["text"]) is (case["kind"] == "accept")
+
+
+def test_there_are_cases_of_every_kind() -> None:
+    kinds = [case["kind"] for case in CASES]
+    assert len(kinds) >= 25
+    assert min(kinds.count(kind) for kind in ("accept", "reject", "incomplete")) >= 5
+
+
+def test_random_walks_parse(grammar: Grammar, first: Any) -> None:
+    rng = random.Random(0)
+    programs = [program for _ in range(500) if (program := random_program(first, rng))]
+    assert len(programs) >= 100
+    assert [program for program in programs if not grammar.accepts(program)] == []
+
+
+def test_case_prefixes_are_never_refused(first: Any) -> None:
+    for case in CASES:
+        if case["kind"] == "accept":
+            text = case["text"]
+            assert [end for end in range(len(text)) if walk(first, text[:end]) == "reject"] == []
+
+
+def write_source(folder: Path, train: list[str], dev: list[str]) -> Path:
+    folder.mkdir()
+    (folder / "catalogue.json.gz").write_bytes(gzip.compress(json.dumps(CLASSES).encode()))
+    for part, targets in (("train", train), ("dev", dev)):
+        rows = [
+            {
+                "id": f"{part}/{number}",
+                "prompt": f"sentence {number}",
+                "target": target,
+                "group": "com.bakery",
+                "meta": {"source": "made up"} | ({"target_in_train": False} if part == "dev" else {}),
+            }
+            for number, target in enumerate(targets)
+        ]
+        (folder / f"{part}.jsonl.gz").write_bytes(gzip.compress("".join(json.dumps(r) + "\n" for r in rows).encode()))
+    return folder
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+
+
+def test_project_folder(tmp_path: Path) -> None:
+    good = [
+        "@com.bakery.bread(kind=enum rye);",
+        '@com.bakery.mill() filter contains(mills, null^^com.bakery:mill("a"));',
+    ]
+    source = write_source(tmp_path / "source", [*good, "@com.bakery.cake();"], ["@com.bakery.order(flour=price);"])
+    thingtalk_project.write_project(source, tmp_path / "project", None, 0)
+    project = tmp_path / "project"
+    assert [row["target"] for row in read(project / "data" / "train.jsonl")] == good
+    assert set(read(project / "data" / "train.jsonl")[0]) == {"id", "prompt", "target", "group"}
+    assert read(project / "data" / "dev.jsonl")[0]["target_in_train"] is False
+    (rejected,) = read(project / "data" / "rejected.jsonl")
+    assert rejected["part"] == "train"
+    assert "column 12" in rejected["reason"]
+    assert load(project).accepts(good[0])
+    assert (project / "edgedsl.toml").read_text("utf-8").startswith("[project]")
+
+
+def test_catalogue_terminals_come_from_the_classes() -> None:
+    terminals = thingtalk_project.catalogue_terminals(CLASSES)
+    assert terminals["FUNCTION"] == ["com.bakery.bread", "com.bakery.mill", "com.bakery.order"]
+    assert terminals["DEVICE"] == ["com.bakery"]
+    assert {"price", "kind", "flour", "mills"} <= set(terminals["PARAMETER"])
+    assert {"rye", "oat"} <= set(terminals["ENUM"])
+    assert "com.bakery:mill" in terminals["ENTITY_TYPE"]
+
+
+def test_sample_is_seeded(tmp_path: Path) -> None:
+    targets = [f"@com.bakery.bread() filter price <= {number};" for number in range(50)]
+    source = write_source(tmp_path / "source", targets, [])
+    samples = []
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        thingtalk_project.write_project(source, tmp_path / name, 10, seed)
+        samples.append([row["target"] for row in read(tmp_path / name / "data" / "train.jsonl")])
+    assert samples[0] == samples[1] != samples[2]
+    assert len(set(samples[0])) == 10
+
+
+@pytest.mark.parametrize("name", ["catalogue.json.gz", "train.jsonl.gz", "dev.jsonl.gz"])
+@pytest.mark.parametrize(
+    "content",
+    [None, b"not gzip", gzip.compress(b"[1]\n"), gzip.compress(b'{"a"')],
+    ids=["missing", "not gzip", "wrong shape", "not JSON"],
+)
+def test_bad_source_is_a_data_error(tmp_path: Path, name: str, content: bytes | None) -> None:
+    source = write_source(tmp_path / "source", ["@com.bakery.bread();"], [])
+    if content is None:
+        (source / name).unlink()
+    else:
+        (source / name).write_bytes(content)
+    with pytest.raises(DataError, match=name):
+        thingtalk_project.write_project(source, tmp_path / "project", None, 0)
+    assert not (tmp_path / "project").exists()
+
+
+def test_a_project_in_use_is_left_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = write_source(tmp_path / "source", ["@com.bakery.bread();"], [])
+    project = tmp_path / "project"
+    arguments = [str(source), str(project), "--max-rows", "1"]
+    assert thingtalk_project.main(arguments) == 0
+    (project / "adapter").mkdir()
+    assert thingtalk_project.main(arguments) == DataError.exit_code
+    assert "is not empty" in capsys.readouterr().err
+    assert (project / "adapter").is_dir()
+    assert thingtalk_project.main([str(source), str(tmp_path / "other"), "--max-rows", "0"]) == DataError.exit_code
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="the shared ThingTalk data is not on this machine")
+def test_shared_sample_in_both_engines(tmp_path: Path) -> None:
+    thingtalk_project.write_project(SHARED, tmp_path / "project", 2000, 0)
+    train = read(tmp_path / "project" / "data" / "train.jsonl")
+    assert len(train) >= 0.995 * 2000
+    first = matcher(load(tmp_path / "project"))
+    targets = sorted({row["target"] for row in train})
+    assert [target for target in targets if walk(first, target) != "accept"] == []
