@@ -22,7 +22,7 @@ def load(bundle: str | Path, *, execution_provider: str = "cpu", num_threads: in
     Args:
         bundle: folder written by ``edgedsl export``.
         execution_provider: ``cpu`` or ``cuda``; the one asked for runs, or an error is raised.
-        num_threads: threads of one model call; 0 takes every physical core.
+        num_threads: threads of one model call; 0 takes every core this process may use.
 
     Raises:
         BundleError: the folder is not a complete, unchanged bundle.

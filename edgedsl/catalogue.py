@@ -31,7 +31,9 @@ class Catalogue:
         try:
             document = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError as exc:
-            raise GrammarError(f"catalogue '{path}' does not exist", hint="set [project] catalogue; empty for none") from exc
+            raise GrammarError(
+                f"catalogue '{path}' does not exist", hint="set [project] catalogue; empty for none"
+            ) from exc
         except (OSError, ValueError) as exc:
             raise GrammarError(f"catalogue '{path}' is not JSON: {exc}") from exc
         if not isinstance(document, dict):
@@ -63,7 +65,9 @@ def bind(source: str, catalogue: Catalogue | None) -> str:
             f"the catalogue has {', '.join(unused)}, which the grammar does not declare",
             hint=f"add '%declare {unused[0]}' to the grammar, or remove the entry",
         )
-    return _DECLARE.sub(lambda match: "\n".join(_definition(name, terminals[name]) for name in match[1].split()), source)
+    return _DECLARE.sub(
+        lambda match: "\n".join(_definition(name, terminals[name]) for name in match[1].split()), source
+    )
 
 
 def _definition(name: str, entries: tuple[str, ...]) -> str:

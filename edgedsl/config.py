@@ -194,7 +194,12 @@ def _section(kind: type, values: Mapping[str, Any], source: str) -> Any:
     known = {f.name: f for f in fields(kind)}
     _check_names(values, known, f"{source}: key")
     types = typing.get_type_hints(kind)
-    return kind(**{name: _checked(value, types[name], known[name].metadata, f"{source} {name}") for name, value in values.items()})
+    return kind(
+        **{
+            name: _checked(value, types[name], known[name].metadata, f"{source} {name}")
+            for name, value in values.items()
+        }
+    )
 
 
 def _check_names(given: Mapping[str, Any], known: Mapping[str, Any], what: str) -> None:

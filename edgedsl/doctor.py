@@ -164,7 +164,7 @@ def _hardware(facts: dict[str, Any]) -> list[Problem]:
         )
     if cores["cgroup_limit"] and cores["cgroup_limit"] < (cores["usable"] or 1):
         threads = max(1, int(cores["cgroup_limit"]))
-        message = f"the container may use {cores['cgroup_limit']:g} cores but sees {cores['usable']}: too many threads are slow"
+        message = f"the container may use {cores['cgroup_limit']:g} cores but sees {cores['usable']}"
         problems.append(
             Problem(
                 "warning", message, f"[runtime] num_threads = {threads} in edgedsl.toml, or docker run --cpuset-cpus"

@@ -114,3 +114,8 @@ class GenerationError(EdgeDSLError):
     """One generation failed (engine limit, numbers that are not finite, engines that disagree)."""
 
     exit_code = 12
+
+
+def first_line(exc: BaseException) -> str:
+    """The first line of a foreign exception's text, or its class where it has none: for messages of ours."""
+    return next(iter(str(exc).strip().splitlines()), type(exc).__name__)[:300]

@@ -13,6 +13,7 @@ import llguidance
 import numpy as np
 from lark import Lark
 from lark.exceptions import LarkError, UnexpectedCharacters, UnexpectedInput, UnexpectedToken
+from lark.lexer import PatternStr
 from numpy.typing import NDArray
 
 from edgedsl.catalogue import Catalogue, bind
@@ -31,7 +32,9 @@ class Grammar:
         try:
             self._lark = Lark(source, parser="lalr", lexer="contextual", start=START)
         except (LarkError, RecursionError) as exc:
-            raise GrammarError(f"grammar '{name}' does not compile: {_first_lines(exc)}", hint="see the Lark grammar reference") from exc
+            raise GrammarError(
+                f"grammar '{name}' does not compile: {_first_lines(exc)}", hint="see the Lark grammar reference"
+            ) from exc
         try:
             self._compiled: str = llguidance.grammar_from("lark", source)
             error = llguidance.LLMatcher.validate_grammar(self._compiled, None)
@@ -50,7 +53,9 @@ class Grammar:
         try:
             text = lark_path.read_text(encoding="utf-8")
         except FileNotFoundError as exc:
-            raise GrammarError(f"grammar '{lark_path}' does not exist", hint="set [project] grammar in edgedsl.toml") from exc
+            raise GrammarError(
+                f"grammar '{lark_path}' does not exist", hint="set [project] grammar in edgedsl.toml"
+            ) from exc
         except (OSError, UnicodeDecodeError) as exc:
             raise GrammarError(f"grammar '{lark_path}' cannot be read: {exc}") from exc
         catalogue = Catalogue.from_file(catalogue_path) if catalogue_path else None
@@ -75,6 +80,24 @@ class Grammar:
             return False
         return True
 
+    def tokens(self, text: str) -> list[tuple[str, str]]:
+        """Terminal and text of each lexer token of a program, without what the grammar ignores.
+
+        A terminal that spells one fixed string is named by that string in double quotes: ``("\"set\"", "set")``.
+
+        Raises:
+            GrammarError: the text is not a program of the language.
+        """
+        literals = {t.name: f'"{t.pattern.value}"' for t in self._lark.terminals if isinstance(t.pattern, PatternStr)}
+        try:
+            parser = self._lark.parse_interactive(text)
+            # Parsing along, not lexing alone: the contextual lexer needs the parser's state to tell terminals apart.
+            tokens = list(parser.iter_parse())
+            parser.feed_eof(tokens[-1] if tokens else None)  # type: ignore[no-untyped-call]
+        except UnexpectedInput as exc:
+            raise GrammarError(f"'{text[:80]}' does not parse under '{self.name}': {_where(text, exc)}") from exc
+        return [(literals.get(token.type, token.type), str(token)) for token in tokens]
+
     def compile(self, tokenizer: Tokenizer, end_token_ids: list[int]) -> CompiledGrammar:
         """Bind the grammar to a tokenizer.
 
@@ -97,7 +120,9 @@ class CompiledGrammar:
         except ValueError as exc:
             raise GrammarError(f"the tokenizer cannot be used for constrained decoding: {exc}") from exc
         if self._llg_tokenizer.vocab_size != self.vocab_size:
-            raise GrammarError(f"the constraint sees {self._llg_tokenizer.vocab_size} tokens, the tokenizer has {self.vocab_size}")
+            raise GrammarError(
+                f"the constraint sees {self._llg_tokenizer.vocab_size} tokens, the tokenizer has {self.vocab_size}"
+            )
         # Error texts of the engine quote the tokens so far; they must not reach a log or an answer.
         self._limits = llguidance.LLParserLimits(verbose_errors=False)
         self._first = self._new_matcher()
@@ -169,7 +194,10 @@ class Matcher:
 
     def _check(self) -> None:
         if self._matcher.is_error():
-            raise GenerationError("the grammar engine failed or met a limit; the program was discarded", hint="run 'edgedsl grammar check'")
+            raise GenerationError(
+                "the grammar engine failed or met a limit; the program was discarded",
+                hint="run 'edgedsl grammar check'",
+            )
 
 
 def apply_bitmask(logits: NDArray[np.float32], bitmask: NDArray[np.int32]) -> None:

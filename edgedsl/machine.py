@@ -14,7 +14,8 @@ from typing import Any
 # The instruction sets that decide which kernels of ONNX Runtime and torch run.
 INSTRUCTION_SETS = {
     "avx2": "avx2", "f16c": "f16c", "fma": "fma", "avx_vnni": "avx_vnni",
-    "avx512f": "avx512f", "avx512_vnni": "avx512_vnni", "avx512_bf16": "avx512_bf16", "amx_tile": "amx_tile", "amx_int8": "amx_int8", "amx_bf16": "amx_bf16",
+    "avx512f": "avx512f", "avx512_vnni": "avx512_vnni", "avx512_bf16": "avx512_bf16",
+    "amx_tile": "amx_tile", "amx_int8": "amx_int8", "amx_bf16": "amx_bf16",
     "asimd": "neon", "asimddp": "dotprod", "i8mm": "i8mm", "bf16": "bf16", "sve": "sve", "sve2": "sve2",
 }  # fmt: skip
 

@@ -47,7 +47,9 @@ class PromptTemplate:
         try:
             return cls.from_dict(json.loads(path.read_text(encoding="utf-8")))
         except FileNotFoundError as exc:
-            raise ConfigError(f"prompt template '{path}' does not exist", hint="set [project] prompt, or leave it empty") from exc
+            raise ConfigError(
+                f"prompt template '{path}' does not exist", hint="set [project] prompt, or leave it empty"
+            ) from exc
         except (OSError, ValueError) as exc:
             raise ConfigError(f"prompt template '{path}' cannot be read: {exc}") from exc
 
@@ -58,7 +60,11 @@ class PromptTemplate:
         Raises:
             ConfigError: other keys or types than the format has, or not exactly one slot ``sentence``.
         """
-        if not isinstance(document, Mapping) or set(document) != {"version", "segments", "end"} or document["version"] != 1:
+        if (
+            not isinstance(document, Mapping)
+            or set(document) != {"version", "segments", "end"}
+            or document["version"] != 1
+        ):
             raise ConfigError("prompt template needs exactly the keys version (1), segments and end")
         segments = tuple(_segment(item) for item in document["segments"])
         end = document["end"]
@@ -82,4 +88,6 @@ def _segment(item: Any) -> Segment:
         kind, value = next(iter(item.items()))
         if kind in {"text", "special", "slot"} and isinstance(value, str) and value:
             return Segment(kind, value)
-    raise ConfigError(f'prompt template: segment {item!r} is not one of {{"text": ...}}, {{"special": ...}}, {{"slot": "sentence"}}')
+    raise ConfigError(
+        f'prompt template: segment {item!r} is not one of {{"text": ...}}, {{"special": ...}}, {{"slot": "sentence"}}'
+    )

@@ -65,7 +65,9 @@ class Tokenizer:
         """
         token_id = self._backend.token_to_id(token)
         if token_id is None:
-            raise ModelError(f"the tokenizer has no token {token!r}", hint="change the prompt template's special tokens")
+            raise ModelError(
+                f"the tokenizer has no token {token!r}", hint="change the prompt template's special tokens"
+            )
         return int(token_id)
 
     def end_token_ids(self, template: PromptTemplate) -> list[int]:

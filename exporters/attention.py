@@ -15,13 +15,27 @@ from onnx import helper, numpy_helper
 
 # Plain rotary attention without norms on q and k. Others keep the growing cache, and the manifest says so.
 FUSABLE = frozenset({"llama", "mistral", "qwen2"})
+# Rotary scalings whose angles change with the length of the sequence do not fit into one table.
+LENGTH_DEPENDENT = frozenset({"dynamic", "longrope"})
 
 
 def is_fusable(config: Any) -> bool:
-    """Whether the pass knows this architecture."""
-    if config.model_type not in FUSABLE or getattr(config, "partial_rotary_factor", 1.0) not in {None, 1.0}:
-        return False
-    return config.model_type != "mistral" or config.sliding_window is None
+    """Whether GroupQueryAttention computes what this configuration says."""
+    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    rope_type = (getattr(config, "rope_scaling", None) or {}).get("rope_type", "default")
+    return (
+        config.model_type in FUSABLE
+        and getattr(config, "partial_rotary_factor", 1.0) in {None, 1.0}
+        and rope_type not in LENGTH_DEPENDENT
+        and not _slides(config)
+        and head_dim % 16 == 0  # the operator's rotary embedding wants whole groups of 16
+    )
+
+
+def _slides(config: Any) -> bool:
+    if config.model_type == "qwen2":
+        return bool(config.use_sliding_window)
+    return getattr(config, "sliding_window", None) is not None
 
 
 def fuse_attention(model: onnx.ModelProto, config: Any, cos: NDArray[np.float32], sin: NDArray[np.float32]) -> None:
@@ -67,7 +81,9 @@ def remove_dead_nodes(graph: onnx.GraphProto) -> None:
             order.append(node)
             continue
         stack.append((node, True))
-        stack.extend((producers[name], False) for name in node.input if name in producers and id(producers[name]) not in done)
+        stack.extend(
+            (producers[name], False) for name in node.input if name in producers and id(producers[name]) not in done
+        )
     used = {name for node in order for name in node.input}
     kept_weights = [weight for weight in graph.initializer if weight.name in used]
     kept_inputs = [value for value in graph.input if value.name in used]

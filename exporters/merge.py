@@ -7,9 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
-from edgedsl.errors import ModelError
+from edgedsl.errors import ModelError, first_line
 from edgedsl.exporters.nf4 import round_trip
+
+ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors", "tokenizer.json", "prompt.json", "grammar.lark")
+_LOAD_ERRORS = (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError)
 
 
 def read_run(adapter: Path) -> dict[str, Any]:
@@ -18,16 +22,20 @@ def read_run(adapter: Path) -> dict[str, Any]:
     Raises:
         ModelError: the folder is not an adapter that ``edgedsl train`` finished.
     """
+    missing = [name for name in ADAPTER_FILES if not (adapter / name).is_file()]
     try:
-        run = json.loads((adapter / "run.json").read_text(encoding="utf-8"))
-        if (adapter / "adapter_config.json").is_file() and isinstance(run, dict):
-            return run
-        reason = "adapter_config.json is missing"
+        run: dict[str, Any] = json.loads((adapter / "run.json").read_text(encoding="utf-8"))
+        _ = run["base_model"]["name"], run["base_model"]["sha256"], run["config"]["train"]["quantization"]
+        reason = f"{missing[0]} is missing" if missing else ""
     except FileNotFoundError:
         reason = "run.json is missing"
-    except (OSError, ValueError) as exc:
-        reason = f"run.json cannot be read: {exc}"
-    raise ModelError(f"'{adapter}' is not a finished adapter: {reason}", hint="run 'edgedsl train', or 'edgedsl train --resume'")
+    except (OSError, ValueError, KeyError, TypeError) as exc:
+        reason = f"run.json cannot be used: {type(exc).__name__}: {first_line(exc)}"
+    if reason:
+        raise ModelError(
+            f"'{adapter}' is not a finished adapter: {reason}", hint="run 'edgedsl train', or 'edgedsl train --resume'"
+        )
+    return run
 
 
 def check_base(run: dict[str, Any], base_sha256: str, base_name: str) -> None:
@@ -51,19 +59,26 @@ def load_adapted(base: Path, adapter: Path, *, is_qlora: bool) -> Any:
     A QLoRA adapter learned against 4-bit weights, so these are what it is put on: quantised and dequantised again.
 
     Raises:
-        ModelError: the adapter does not fit the base model.
+        ModelError: one of them cannot be read, or the adapter does not fit the base model.
     """
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
-    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32, attn_implementation="sdpa")
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            base, dtype=torch.float32, attn_implementation="sdpa", local_files_only=True, use_safetensors=True
+        )
+    except _LOAD_ERRORS as exc:
+        raise ModelError(f"the base model in '{base}' cannot be loaded: {first_line(exc)}") from exc
     if is_qlora:
         _quantize_linears(model)
     try:
         return PeftModel.from_pretrained(model, adapter).eval()
-    except (ValueError, RuntimeError, KeyError, OSError) as exc:
-        reason = str(exc).splitlines()[0][:200]
-        raise ModelError(f"the adapter '{adapter}' does not fit its base model: {reason}", hint="train again on this base model") from exc
+    except _LOAD_ERRORS as exc:
+        raise ModelError(
+            f"the adapter '{adapter}' does not fit its base model: {first_line(exc)}",
+            hint="train again on this base model",
+        ) from exc
 
 
 def _quantize_linears(model: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,7 +15,7 @@ import onnx
 import torch
 from numpy.typing import NDArray
 
-from edgedsl.errors import ExportError
+from edgedsl.errors import ExportError, first_line
 from edgedsl.exporters.attention import fuse_attention, is_fusable
 from edgedsl.exporters.base import ExportedGraph
 
@@ -34,27 +35,34 @@ class OptimumExporter:
         try:
             fuse_attention(graph, model.config, cos, sin)
         except KeyError as exc:
-            raise ExportError(f"the traced graph of '{model.config.model_type}' has no node {exc}", hint="report this with your versions") from exc
+            raise ExportError(
+                f"the traced graph of '{model.config.model_type}' has no node {exc}",
+                hint="report this with your versions",
+            ) from exc
         save_graph(graph, path)
         return ExportedGraph(path, "shared")
 
     def _trace(self, model: Any, folder: Path) -> Path:
         from optimum.exporters.onnx import main_export
 
-        # optimum prepares a model it loads itself for tracing with a cache; one handed over in memory loses the cache inputs.
+        # optimum prepares a model that it loads itself for tracing with a cache; one handed over in memory loses the
+        # cache inputs.
         merged = folder / "merged"
-        with _quiet():
-            try:
+        try:
+            with _quiet():
                 model.save_pretrained(merged)
                 main_export(
                     str(merged), folder, task="text-generation-with-past", opset=18, dtype="fp32", device="cpu",
                     do_validation=False, no_post_process=True, local_files_only=True,
                 )  # fmt: skip
-            except (ValueError, NotImplementedError, RuntimeError, KeyError) as exc:
-                reason = str(exc).splitlines()[0][:200]
-                raise ExportError(
-                    f"optimum cannot export '{model.config.model_type}': {reason}", hint="take a model optimum-onnx knows"
-                ) from exc
+        except OSError:  # the disk, which the pipeline speaks about
+            raise
+        except Exception as exc:  # optimum, torch and safetensors raise many classes
+            raise ExportError(
+                f"optimum cannot export '{model.config.model_type}': {first_line(exc)}",
+                hint="take a base model of an architecture that optimum-onnx knows",
+            ) from exc
+        shutil.rmtree(merged)
         return folder / "model.onnx"
 
 
@@ -71,7 +79,9 @@ def save_graph(graph: onnx.ModelProto, path: Path) -> None:
     """Write a graph with its weights beside it in NAME.data."""
     data = path.with_name(path.name + ".data")
     data.unlink(missing_ok=True)
-    onnx.save(graph, path, save_as_external_data=True, all_tensors_to_one_file=True, location=data.name, size_threshold=1024)
+    onnx.save(
+        graph, path, save_as_external_data=True, all_tensors_to_one_file=True, location=data.name, size_threshold=1024
+    )
 
 
 @contextmanager

@@ -51,7 +51,9 @@ class Language:
     grammar: Grammar
 
 
-def export(config: Config, *, offline: bool = False, say: Say = lambda _: None, exporter: Exporter | None = None) -> Path:
+def export(
+    config: Config, *, offline: bool = False, say: Say = lambda _: None, exporter: Exporter | None = None
+) -> Path:
     """Write the bundle of ``[export] output``; an older bundle stays untouched until the new one is whole.
 
     Raises:
@@ -64,10 +66,16 @@ def export(config: Config, *, offline: bool = False, say: Say = lambda _: None, 
     output = config.path(config.export.output)
     _check_space(output.parent, source.weight_bytes)
     try:
-        with tempfile.TemporaryDirectory(prefix=".export-", dir=_parent(output)) as work, atomic.staged_directory(output) as staging:
+        with (
+            tempfile.TemporaryDirectory(prefix=".export-", dir=_parent(output)) as work,
+            atomic.staged_directory(output) as staging,
+        ):
             _Export(config, source, Path(work), staging, say, exporter or OptimumExporter()).run()
     except OSError as exc:
-        raise ExportError(f"the bundle '{output}' could not be written: {exc.strerror or exc}; nothing was changed", hint="free some space and export again") from exc
+        raise ExportError(
+            f"the bundle '{output}' could not be written: {exc.strerror or exc}; nothing was changed",
+            hint="free some space and export again",
+        ) from exc
     return output
 
 
@@ -121,7 +129,9 @@ class _Export:
         folder = self.source.folder
         catalogue = folder / "catalogue.json"
         grammar = Grammar.from_files(folder / "grammar.lark", catalogue if catalogue.exists() else None)
-        return Language(Tokenizer.from_file(folder / "tokenizer.json"), PromptTemplate.from_file(folder / "prompt.json"), grammar)
+        return Language(
+            Tokenizer.from_file(folder / "tokenizer.json"), PromptTemplate.from_file(folder / "prompt.json"), grammar
+        )
 
     def _token_row(self, pair: Pair) -> list[int]:
         tokenizer = self.language.tokenizer
@@ -138,7 +148,9 @@ class _Export:
         compiled = language.grammar.compile(language.tokenizer, language.tokenizer.end_token_ids(language.template))
         decoder = TorchDecoder(model, language.tokenizer, language.template, compiled, "cpu")
         with torch.inference_mode():
-            self._compare(hop, collect(lambda row: model(torch.tensor([list(row)])).logits[0].float().numpy(), self.rows))
+            self._compare(
+                hop, collect(lambda row: model(torch.tensor([list(row)])).logits[0].float().numpy(), self.rows)
+            )
         self._measure_programs(hop, partial(decoder.generate, max_tokens=self.config.generate.max_tokens))
 
     def _measure_onnx(self, hop: str, path: Path, info: ModelInfo) -> None:
@@ -150,9 +162,17 @@ class _Export:
 
         self._compare(hop, collect(logits_of, self.rows))
         language = self.language
-        engine = Engine(name=hop, tokenizer=language.tokenizer, template=language.template, grammar=language.grammar, decoder=decoder)
+        engine = Engine(
+            name=hop,
+            tokenizer=language.tokenizer,
+            template=language.template,
+            grammar=language.grammar,
+            decoder=decoder,
+        )
         params = SamplingParams(max_tokens=self.config.generate.max_tokens)
-        self._measure_programs(hop, lambda sentences: [engine.generate(sentence, params).text for sentence in sentences])
+        self._measure_programs(
+            hop, lambda sentences: [engine.generate(sentence, params).text for sentence in sentences]
+        )
 
     def _compare(self, hop: str, logits: list[Any]) -> None:
         if self.logits:
@@ -162,7 +182,11 @@ class _Export:
     def _measure_programs(self, hop: str, generate: Any) -> None:
         self.quality[hop] = measure(generate, self.pairs, self.language.grammar)
         parity = self.parity.get(hop)
-        agreement = f", argmax agreement {parity.argmax_agreement:.2%}, max difference {parity.max_difference:.2g}" if parity else ""
+        agreement = (
+            f", argmax agreement {parity.argmax_agreement:.2%}, max difference {parity.max_difference:.2g}"
+            if parity
+            else ""
+        )
         self.say(f"  {hop}: exact match {self.quality[hop].exact_match:.1%} of {len(self.pairs)}{agreement}")
 
     def _write_model(self, exported: ExportedGraph, importance: dict[str, Any]) -> None:
@@ -200,7 +224,18 @@ class _Export:
 
 
 def _versions() -> dict[str, str]:
-    names = ("edgedsl", "torch", "transformers", "peft", "optimum-onnx", "onnx", "onnxruntime", "onnxruntime-gpu", "llguidance", "lark")
+    names = (
+        "edgedsl",
+        "torch",
+        "transformers",
+        "peft",
+        "optimum-onnx",
+        "onnx",
+        "onnxruntime",
+        "onnxruntime-gpu",
+        "llguidance",
+        "lark",
+    )
     found = {}
     for name in names:
         try:
@@ -220,7 +255,10 @@ def _check_space(folder: Path, weight_bytes: int) -> None:
     folder = next(parent for parent in (folder, *folder.resolve().parents) if parent.exists())
     needed, free = int(3.2 * weight_bytes), shutil.disk_usage(folder).free
     if free < needed:
-        raise ExportError(f"the export needs about {needed >> 20} MiB of disk, '{folder}' has {free >> 20} MiB free", hint="free some space, or set [export] output")
+        raise ExportError(
+            f"the export needs about {needed >> 20} MiB of disk, '{folder}' has {free >> 20} MiB free",
+            hint="free some space, or set [export] output",
+        )
 
 
 def read_report(bundle: Path) -> dict[str, Any]:

@@ -50,7 +50,9 @@ def check_gate(quality: dict[str, Quality], gate: float) -> None:
     if served >= gate * reference:
         return
     hops = [hop for hop in HOPS if hop in quality]
-    losses = {f"{a} -> {b}": quality[a].exact_match - quality[b].exact_match for a, b in zip(hops, hops[1:], strict=False)}
+    losses = {
+        f"{a} -> {b}": quality[a].exact_match - quality[b].exact_match for a, b in zip(hops, hops[1:], strict=False)
+    }
     worst = max(losses, key=lambda hop: losses[hop])
     raise GateError(
         f"exact match fell from {reference:.1%} (adapter, fp32) to {served:.1%} (as served), below the gate of {gate:.0%}; "

@@ -71,17 +71,29 @@ class QuantizedWeight:
         return _pack(self.zero_points, self.bits)
 
 
-def quantize_weight(weight: torch.Tensor, recipe: Recipe, bits: int, importance: torch.Tensor | None = None) -> QuantizedWeight:
+def quantize_weight(
+    weight: torch.Tensor, recipe: Recipe, bits: int, importance: torch.Tensor | None = None
+) -> QuantizedWeight:
     """Quantise fp32 [rows, channels]; ``importance`` fp32 [channels] weighs the error."""
     rows, channels = weight.shape
     if channels % recipe.block_size:
-        raise ExportError(f"a weight of {channels} input channels cannot be cut into blocks of {recipe.block_size}", hint="take a smaller block size")
-    parts = [_quantize_rows(weight[i : i + _ROWS_AT_ONCE], recipe, bits, importance) for i in range(0, rows, _ROWS_AT_ONCE)]
+        raise ExportError(
+            f"a weight of {channels} input channels cannot be cut into blocks of {recipe.block_size}",
+            hint="take a smaller block size",
+        )
+    parts = [
+        _quantize_rows(weight[i : i + _ROWS_AT_ONCE], recipe, bits, importance) for i in range(0, rows, _ROWS_AT_ONCE)
+    ]
     codes, scales, zero_points = (torch.cat([part[i] for part in parts]) for i in range(3))
     return QuantizedWeight(codes, scales, zero_points, bits, recipe.block_size)
 
 
-def quantize_model(model: onnx.ModelProto, recipe: Recipe, importance_of: ImportanceOf | None = None, progress: Callable[[], None] = lambda: None) -> None:
+def quantize_model(
+    model: onnx.ModelProto,
+    recipe: Recipe,
+    importance_of: ImportanceOf | None = None,
+    progress: Callable[[], None] = lambda: None,
+) -> None:
     """Quantise every weight matrix of a graph in place: projections, head and embedding.
 
     Args:
@@ -95,7 +107,9 @@ def quantize_model(model: onnx.ModelProto, recipe: Recipe, importance_of: Import
     for index, node in enumerate(list(graph.node)):
         replacement = None
         if node.op_type == "MatMul" and node.input[1] in weights:
-            replacement = _quantized_matmul(graph, node, weights[node.input[1]], recipe, (importance_of or {}).get(node.name))
+            replacement = _quantized_matmul(
+                graph, node, weights[node.input[1]], recipe, (importance_of or {}).get(node.name)
+            )
         elif node.op_type == "Gather" and node.input[0] in weights and len(weights[node.input[0]].dims) == 2:
             replacement = _quantized_gather(graph, node, weights[node.input[0]], recipe)
         if replacement is not None:
@@ -109,13 +123,9 @@ def quantize_model(model: onnx.ModelProto, recipe: Recipe, importance_of: Import
         model.opset_import.append(helper.make_opsetid("com.microsoft", 1))
 
 
-def count_weights(model: onnx.ModelProto) -> int:
-    """Weights that :func:`quantize_model` will touch, for a progress bar."""
-    names = {weight.name for weight in model.graph.initializer if len(weight.dims) == 2}
-    return sum(1 for n in model.graph.node if (n.op_type == "MatMul" and n.input[1] in names) or (n.op_type == "Gather" and n.input[0] in names))
-
-
-def _quantize_rows(weight: torch.Tensor, recipe: Recipe, bits: int, importance: torch.Tensor | None) -> tuple[torch.Tensor, ...]:
+def _quantize_rows(
+    weight: torch.Tensor, recipe: Recipe, bits: int, importance: torch.Tensor | None
+) -> tuple[torch.Tensor, ...]:
     top = 2**bits - 1
     blocks = weight.reshape(weight.shape[0], -1, recipe.block_size)
     weights = torch.ones(1, *blocks.shape[1:]) if importance is None else importance.reshape(1, -1, recipe.block_size)
@@ -141,7 +151,11 @@ def _better(best: tuple[torch.Tensor, ...], candidate: tuple[torch.Tensor, ...])
 
 
 def _quantized_matmul(
-    graph: onnx.GraphProto, node: onnx.NodeProto, weight: onnx.TensorProto, recipe: Recipe, importance: NDArray[np.float32] | None
+    graph: onnx.GraphProto,
+    node: onnx.NodeProto,
+    weight: onnx.TensorProto,
+    recipe: Recipe,
+    importance: NDArray[np.float32] | None,
 ) -> onnx.NodeProto:
     matrix = torch.from_numpy(numpy_helper.to_array(weight).T.copy())  # [out, in]
     bits = recipe.bits_of(node.name)
@@ -153,7 +167,9 @@ def _quantized_matmul(
     )  # fmt: skip
 
 
-def _quantized_gather(graph: onnx.GraphProto, node: onnx.NodeProto, weight: onnx.TensorProto, recipe: Recipe) -> onnx.NodeProto:
+def _quantized_gather(
+    graph: onnx.GraphProto, node: onnx.NodeProto, weight: onnx.TensorProto, recipe: Recipe
+) -> onnx.NodeProto:
     bits = recipe.bits_of(node.name)
     quantized = quantize_weight(torch.from_numpy(numpy_helper.to_array(weight).copy()), recipe, bits)
     packed = quantized.packed_codes().reshape(weight.dims[0], -1)
@@ -165,7 +181,11 @@ def _quantized_gather(graph: onnx.GraphProto, node: onnx.NodeProto, weight: onnx
 
 
 def _add_weights(graph: onnx.GraphProto, name: str, quantized: QuantizedWeight, packed: NDArray[np.uint8]) -> list[str]:
-    arrays = {f"{name}.codes": packed, f"{name}.scales": quantized.scales.numpy(), f"{name}.zero_points": quantized.packed_zero_points()}
+    arrays = {
+        f"{name}.codes": packed,
+        f"{name}.scales": quantized.scales.numpy(),
+        f"{name}.zero_points": quantized.packed_zero_points(),
+    }
     graph.initializer.extend(numpy_helper.from_array(array, key) for key, array in arrays.items())
     return list(arrays)
 

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable
+import json
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edgedsl.basemodels import resolve
-from edgedsl.basemodels.model import BaseModel, weight_files
+from safetensors import safe_open
+
+from edgedsl.basemodels.model import BaseModel, digest, weight_files, weights_digest
 from edgedsl.config import Config
+from edgedsl.data.project import open_inputs, resolve_base
 from edgedsl.exporters.merge import check_base, load_adapted, read_run
 
 SMOKE_LAYERS = 2
+LANGUAGE_FILES = ("tokenizer.json", "prompt.json", "grammar.lark", "catalogue.json")
 
 
 @dataclass(frozen=True)
@@ -21,17 +25,18 @@ class Source:
     """What an export needs to know of its beginning.
 
     Attributes:
-        folder: holds tokenizer.json, prompt.json, grammar.lark and, where there is one, catalogue.json.
+        files: bundle file -> content, for everything but the model: tokenizer, prompt, grammar, catalogue, licences.
         load: gives the base model with the adapter attached, fp32, in evaluation mode.
-        weight_bytes: fp32 size of the model's weights, roughly.
+        base_name: as the project file spells it.
+        adapter_sha256: empty for ``--smoke``.
+        weight_bytes: size of the base model's weights in fp32.
     """
 
-    folder: Path
+    files: Mapping[str, bytes]
     load: Callable[[], Any]
     base_name: str
     base_sha256: str
     adapter_sha256: str
-    licence: str
     weight_bytes: int
 
 
@@ -43,29 +48,61 @@ def adapter_source(config: Config, *, offline: bool) -> Source:
     """
     adapter = config.path(config.export.adapter or config.train.output)
     run = read_run(adapter)
-    base = resolve(config.project.base_model, offline=offline)
-    base_sha256 = weights_sha256(base.path)
-    check_base(run, base_sha256, base.name)
+    base = resolve_base(config, offline=offline)
+    base_sha256 = weights_digest(base.path)
+    check_base(run, base_sha256, config.project.base_model)
     is_qlora = run["config"]["train"]["quantization"] == "4bit"
+    present = [name for name in LANGUAGE_FILES if (adapter / name).is_file()]
     return Source(
-        folder=adapter,
-        load=(lambda: _smoke_model(base)) if config.export.smoke else (lambda: load_adapted(base.path, adapter, is_qlora=is_qlora)),
-        base_name=base.name,
+        files={name: (adapter / name).read_bytes() for name in present} | _licences(config, base),
+        load=lambda: load_adapted(base.path, adapter, is_qlora=is_qlora),
+        base_name=config.project.base_model,
         base_sha256=base_sha256,
-        adapter_sha256=_digest(adapter / "adapter_model.safetensors"),
-        licence=f"{base.name}: {base.licence} (from {base.source})",
-        weight_bytes=sum((base.path / name).stat().st_size for name in weight_files(base.path)),
+        adapter_sha256=digest(adapter / "adapter_model.safetensors"),
+        weight_bytes=_fp32_bytes(base.path),
     )
 
 
-def weights_sha256(folder: Path) -> str:
-    """One digest over the weight files of a model folder, in hex."""
-    return hashlib.sha256("".join(_digest(folder / name) for name in weight_files(folder)).encode()).hexdigest()
+def smoke_source(config: Config, *, offline: bool) -> Source:
+    """The project's own language with two random layers of the base model's architecture; needs no adapter.
+
+    Raises:
+        EdgeDSLError: the project's files or its base model cannot be used.
+    """
+    inputs = open_inputs(config, offline=offline)
+    files = {
+        "tokenizer.json": inputs.tokenizer.json_text.encode(),
+        "prompt.json": json.dumps(inputs.template.to_dict(), ensure_ascii=False).encode(),
+        "grammar.lark": inputs.grammar_path.read_bytes(),
+    }
+    if inputs.catalogue_path:
+        files["catalogue.json"] = inputs.catalogue_path.read_bytes()
+    return Source(
+        files=files | _licences(config, inputs.base),
+        load=lambda: _smoke_model(inputs.base),
+        base_name=config.project.base_model,
+        base_sha256=weights_digest(inputs.base.path),
+        adapter_sha256="",
+        weight_bytes=_fp32_bytes(inputs.base.path),
+    )
 
 
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _licences(config: Config, base: BaseModel) -> dict[str, bytes]:
+    text = f"{config.project.base_model}: {base.licence} (from {base.source})\n"
+    files = {"licences/base-model.txt": text.encode()}
+    if (base.path / "LICENSE").is_file():
+        files["licences/LICENSE"] = (base.path / "LICENSE").read_bytes()
+    return files
+
+
+def _fp32_bytes(folder: Path) -> int:
+    """What the weights take in fp32, read from the headers of the weight files."""
+    num_weights = 0
+    for name in weight_files(folder):
+        if name.endswith(".safetensors"):
+            with safe_open(folder / name, framework="np") as file:
+                num_weights += sum(math.prod(file.get_slice(key).get_shape()) for key in file.keys())  # noqa: SIM118
+    return 4 * num_weights
 
 
 def _smoke_model(base: BaseModel) -> Any:

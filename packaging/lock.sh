@@ -8,6 +8,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 uv_version=0.13.8
+export UV_PYTHON_DOWNLOADS=never UV_NO_CONFIG=1 # nothing but package metadata is fetched
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
 "${PYTHON:-python3}" -m venv "$scratch/venv"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 import threading
 import time
@@ -10,6 +11,7 @@ from collections.abc import Callable
 from edgedsl.errors import GenerationError, PromptTooLong
 from edgedsl.runtime.sampling import SamplingParams
 from edgedsl.runtime.sequence import Completion, Timings
+from edgedsl.serving.queue import EngineQueue, Job
 
 PIECES = ("now", " =>", " é", " @light", ".on();")
 PROGRAM = "".join(PIECES)
@@ -69,11 +71,20 @@ class FakeEngine:
 
 
 def main() -> None:
-    """``python fake_engine.py DRAIN_S``: serve a fake engine on a free port."""
+    """``python fake_engine.py DRAIN_S``: serve, say on stderr what is taken; SIGUSR1 ends every 'hold'."""
     from edgedsl.config import ServeSection
-    from edgedsl.serving.run import serve
+    from edgedsl.serving import run
 
-    serve(FakeEngine, ServeSection(port=0, drain_s=float(sys.argv[1])))
+    class LoudQueue(EngineQueue):
+        def submit(self, sentence: str, params: SamplingParams, *, is_streamed: bool) -> Job:
+            job = super().submit(sentence, params, is_streamed=is_streamed)
+            print(f"taken: {sentence}", file=sys.stderr, flush=True)
+            return job
+
+    engine = FakeEngine()
+    signal.signal(signal.SIGUSR1, lambda *_: engine.release.set())
+    vars(run)["EngineQueue"] = LoudQueue
+    run.serve(lambda: engine, ServeSection(port=0, drain_s=float(sys.argv[1])))
 
 
 if __name__ == "__main__":

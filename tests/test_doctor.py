@@ -188,7 +188,17 @@ def cgroup(monkeypatch: pytest.MonkeyPatch, root: Path, membership: str, files: 
 @pytest.mark.parametrize(
     ("membership", "files", "cpus", "limit"),
     [
-        ("0::/a/b\n", {"a/b/cpu.max": "max 100000", "a/cpu.max": "150000 100000", "a/memory.max": "1000"}, 1.5, 1000),
+        (
+            "0::/a/b\n",
+            {
+                "a/b/cpu.max": "max 100000",
+                "a/cpu.max": "150000 100000",
+                "cpu.max": "250000 100000",
+                "a/memory.max": "1000",
+            },
+            1.5,
+            1000,
+        ),
         ("0::/\n", {"cpu.max": "50000 100000", "memory.max": "max"}, 0.5, None),
         ("0::/host/name/not/here\n", {"cpu.max": "200000 100000"}, 2.0, None),
         (

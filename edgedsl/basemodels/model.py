@@ -77,6 +77,12 @@ def fingerprint(folder: Path) -> str:
     return "sha256:" + hashlib.sha256(lines.encode()).hexdigest()
 
 
+def weights_digest(folder: Path) -> str:
+    """SHA-256 of the weight file of a folder (of the shards' digests where there are several), in hex: what an adapter belongs to."""
+    digests = [digest(folder / name) for name in weight_files(folder)]
+    return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
+
+
 def source_of(folder: Path) -> str:
     """What the manifest of a converted folder says (it may have been copied here), else ``local folder``."""
     return str(_manifest(folder).get("source", "local folder"))

@@ -17,13 +17,20 @@ from edgedsl.errors import EdgeDSLError, RequestError
 @click.command("generate")
 @click.argument("sentences", nargs=-1)
 @project_option()
-@click.option("--bundle", type=click.Path(path_type=Path), default=None, help="Bundle folder.  [default: [export] output]")
+@click.option(
+    "--bundle", type=click.Path(path_type=Path), default=None, help="Bundle folder.  [default: [export] output]"
+)
 @section_options("generate")
 @section_options("runtime")
 @click.option("--stream", is_flag=True, help="Print text as it is decoded.")
 @json_option("Print one JSON object per sentence: program, token counts, finish_reason, timings.")
 def command(
-    sentences: tuple[str, ...], project_file: Path | None, bundle: Path | None, stream: bool, as_json: bool, **flags: Any
+    sentences: tuple[str, ...],
+    project_file: Path | None,
+    bundle: Path | None,
+    stream: bool,
+    as_json: bool,
+    **flags: Any,
 ) -> None:
     r"""Turn SENTENCES into programs, one a line.
 
@@ -70,7 +77,10 @@ def _answer(engine: Any, sentence: str | RequestError, params: Any, *, stream: b
         return exc.exit_code
     click.echo(json.dumps(completion.to_dict(), ensure_ascii=False) if as_json else ("" if stream else completion.text))
     if completion.finish_reason == "length":
-        click.echo(f"warning: cut off at {completion.completion_tokens} tokens; the program is not whole (raise --max-tokens)", err=True)
+        click.echo(
+            f"warning: cut off at {completion.completion_tokens} tokens; the program is not whole (raise --max-tokens)",
+            err=True,
+        )
         return RequestError.exit_code
     return 0
 
@@ -82,10 +92,14 @@ def _read_jsonl(lines: Iterable[str]) -> Iterator[str | RequestError]:
         try:
             row = json.loads(line)
         except ValueError as exc:
-            yield RequestError(f"standard input, line {number}: not JSON: {exc}", hint='write {"prompt": "..."} or "..." a line')
+            yield RequestError(
+                f"standard input, line {number}: not JSON: {exc}", hint='write {"prompt": "..."} or "..." a line'
+            )
             continue
         prompt = row.get("prompt") if isinstance(row, dict) else row
         if isinstance(prompt, str):
             yield prompt
         else:
-            yield RequestError(f'standard input, line {number}: no string "prompt"', hint='write {"prompt": "..."} a line')
+            yield RequestError(
+                f'standard input, line {number}: no string "prompt"', hint='write {"prompt": "..."} a line'
+            )

@@ -23,8 +23,8 @@ _DATA_KEYS = frozenset({"on_bad_row", "max_tokens"})
 def command(project_file: Path | None, resume: bool, force: bool, offline: bool, **flags: Any) -> None:
     """Fine-tune the base model on the project's pairs (LoRA; QLoRA with --quantization 4bit).
 
-    The loss is taken on the program only. Dev pairs are decoded under the grammar while training, and the best checkpoint
-    becomes the adapter. A run that was stopped or killed goes on with --resume, to the same result.
+    The loss is taken on the program only. Dev pairs are decoded under the grammar while training, and the best
+    checkpoint becomes the adapter. A run that was stopped or killed goes on with --resume, to the same result.
     Several GPUs: accelerate launch --num-processes N -m edgedsl train
     """
     config = load_config(project_file)

@@ -43,7 +43,7 @@ class BadRow:
 
 
 def read_pairs(path: Path) -> list[Pair]:
-    """Read JSONL (or gzip'd JSONL, ``*.gz``) of objects with ``prompt``, ``target`` and, if wanted, ``id`` and ``group``.
+    """Read JSON lines (``*.gz``: gzip'd) of objects with ``prompt``, ``target`` and, if wanted, ``id`` and ``group``.
 
     Other keys are left alone and empty lines are skipped.
 

@@ -40,13 +40,24 @@ def open_inputs(config: Config, *, offline: bool = False) -> ProjectInputs:
     grammar_path = config.path(config.project.grammar)
     catalogue_path = config.path(config.project.catalogue) if config.project.catalogue else None
     grammar = Grammar.from_files(grammar_path, catalogue_path)
-    base = resolve(_base_name(config), offline=offline)
+    base = resolve_base(config, offline=offline)
     tokenizer = Tokenizer.from_file(base.path / "tokenizer.json")
     if config.project.prompt:
         template = PromptTemplate.from_file(config.path(config.project.prompt))
     else:
         template = default_template(base.path)
     return ProjectInputs(base, tokenizer, template, grammar, grammar_path, catalogue_path)
+
+
+def resolve_base(config: Config, *, offline: bool) -> BaseModel:
+    """The project's base model; a relative folder starts at the project file.
+
+    Raises:
+        ModelError: see :func:`edgedsl.basemodels.resolve`.
+    """
+    name = config.project.base_model
+    folder = config.path(name)
+    return resolve(str(folder) if name not in ALIASES and folder.is_dir() else name, offline=offline)
 
 
 def default_template(folder: Path) -> PromptTemplate:
@@ -71,9 +82,3 @@ def _content(token: Any) -> str | None:
     if isinstance(token, dict):
         token = token.get("content")
     return token if isinstance(token, str) and token else None
-
-
-def _base_name(config: Config) -> str:
-    name = config.project.base_model
-    folder = config.path(name)
-    return str(folder) if name not in ALIASES and folder.is_dir() else name

@@ -15,14 +15,16 @@ from edgedsl.grammar import CompiledGrammar, Matcher, apply_bitmask
 from edgedsl.prompt import PromptTemplate
 from edgedsl.tokenizer import Tokenizer
 
+FinishReason = Literal["stop", "length", "error"]
+
 
 @dataclass(frozen=True)
 class Decoded:
-    """One answer; ``token_ids`` without the end token."""
+    """One answer; ``token_ids`` without the end token. ``error``: the grammar engine failed, and the text is empty."""
 
     text: str
     token_ids: list[int]
-    finish_reason: Literal["stop", "length"]
+    finish_reason: FinishReason
 
 
 @dataclass
@@ -33,7 +35,7 @@ class _Row:
     prompt: list[int]
     matcher: Matcher | None
     token_ids: list[int] = field(default_factory=list)
-    finish_reason: Literal["", "stop", "length"] = ""
+    finish_reason: FinishReason | None = None
 
 
 class TorchDecoder:
@@ -63,11 +65,17 @@ class TorchDecoder:
         Raises:
             GenerationError: logits that are not finite, or a failure of the grammar engine.
         """
-        return [decoded.text for decoded in self.decode(sentences, max_tokens, batch_size)]
+        decoded = self.decode(sentences, max_tokens, batch_size)
+        failed = [i for i, answer in enumerate(decoded) if answer.finish_reason == "error"]
+        if failed:
+            raise GenerationError(
+                f"the grammar engine failed or met a limit in {len(failed)} of {len(decoded)} answers"
+            )
+        return [answer.text for answer in decoded]
 
     @torch.inference_mode()
     def decode(self, sentences: Sequence[str], max_tokens: int, batch_size: int = 16) -> list[Decoded]:
-        """Like :meth:`generate`, with token ids and finish reasons."""
+        """Like :meth:`generate`, with token ids and finish reasons; a failing grammar engine costs one answer only."""
         rows = [self._row(index, sentence) for index, sentence in enumerate(sentences)]
         by_length = sorted(rows, key=lambda row: len(row.prompt))  # little padding
         was_training = self._model.training
@@ -84,7 +92,9 @@ class TorchDecoder:
         return _Row(index, self._tokenizer.encode_prompt(self._template, sentence), matcher)
 
     def _decoded(self, row: _Row) -> Decoded:
-        assert row.finish_reason
+        assert row.finish_reason is not None
+        if row.finish_reason == "error":
+            return Decoded("", [], "error")
         return Decoded(self._tokenizer.decode(row.token_ids), row.token_ids, row.finish_reason)
 
     def _decode_batch(self, rows: list[_Row], max_tokens: int) -> None:
@@ -93,8 +103,9 @@ class TorchDecoder:
         while True:
             chosen = self._choose(steps.logits[:, : self._tokenizer.vocab_size], active)
             for row, token_id in zip(active, chosen, strict=True):
-                self._advance(row, token_id, max_tokens)
-            going = [i for i, row in enumerate(active) if not row.finish_reason]
+                if row.finish_reason is None:
+                    self._advance(row, token_id, max_tokens)
+            going = [i for i, row in enumerate(active) if row.finish_reason is None]
             if not going:
                 return
             if len(going) < len(active):
@@ -103,15 +114,18 @@ class TorchDecoder:
             steps.feed([row.token_ids[-1] for row in active])
 
     def _choose(self, logits: torch.Tensor, rows: list[_Row]) -> list[int]:
-        """The likeliest allowed token of each row; the mask is only made for rows whose likeliest token is forbidden."""
+        """The likeliest allowed token of each row; a mask is made only where the likeliest token is forbidden."""
         if not torch.isfinite(logits).all():
             raise GenerationError(
                 "the model's logits are not finite", hint="train again with a lower learning rate, or in fp32"
             )
         chosen: list[int] = logits.argmax(dim=-1).tolist()
         for i, row in enumerate(rows):
-            if row.matcher is not None and not row.matcher.allows(chosen[i]):
-                chosen[i] = self._masked_argmax(logits[i], row.matcher)
+            try:
+                if row.matcher is not None and not row.matcher.allows(chosen[i]):
+                    chosen[i] = self._masked_argmax(logits[i], row.matcher)
+            except GenerationError:
+                row.finish_reason = "error"
         return chosen
 
     def _masked_argmax(self, logits: torch.Tensor, matcher: Matcher) -> int:
@@ -124,7 +138,11 @@ class TorchDecoder:
 
     def _advance(self, row: _Row, token_id: int, max_tokens: int) -> None:
         if row.matcher is not None:
-            row.matcher.consume(token_id)
+            try:
+                row.matcher.consume(token_id)
+            except GenerationError:
+                row.finish_reason = "error"
+                return
         if token_id in self._end:
             row.finish_reason = "stop"
             return

@@ -19,11 +19,14 @@ class Decoder:
 
     Two layouts of the KV cache, written into the manifest by the exporter:
 
-    - ``shared``: past and present of a layer are one buffer [1, num_kv_heads, context_length, head_dim]; GroupQueryAttention appends in place.
+    - ``shared``: past and present of a layer are one buffer [1, num_kv_heads, context_length, head_dim];
+      GroupQueryAttention appends in place.
     - ``growing``: the graph concatenates past and new keys; two sets of buffers take turns as past and present.
     """
 
-    def __init__(self, model_path: Path, info: ModelInfo, *, execution_provider: str = "cpu", num_threads: int = 0) -> None:
+    def __init__(
+        self, model_path: Path, info: ModelInfo, *, execution_provider: str = "cpu", num_threads: int = 0
+    ) -> None:
         self.info = info
         self.execution_provider = execution_provider
         self.session = make_session(model_path, execution_provider=execution_provider, num_threads=num_threads)
@@ -32,11 +35,15 @@ class Decoder:
         self._binding = self.session.io_binding()
         self._step_logits = np.empty((1, 1, info.vocab_size), np.float32)
         self._token = np.zeros((1, 1), np.int64)
+        # Views of these are the inputs of every step: the mask is all ones, the positions count up.
         self._mask = np.ones((1, info.context_length), np.int64)
+        self._positions = np.arange(info.context_length, dtype=np.int64)[None]
         self._has_position_ids = any(i.name == "position_ids" for i in self.session.get_inputs())
         shape = (1, info.num_kv_heads, info.context_length, info.head_dim)
         num_buffers = 2 * info.num_layers * (1 if info.kv_layout == "shared" else 2)
-        self._kv = [ort.OrtValue.ortvalue_from_shape_and_type(shape, np.float32, self._device) for _ in range(num_buffers)]
+        self._kv = [
+            ort.OrtValue.ortvalue_from_shape_and_type(shape, np.float32, self._device) for _ in range(num_buffers)
+        ]
         if info.kv_layout == "shared":
             self._bind_shared()
 
@@ -47,11 +54,11 @@ class Decoder:
     def forward(self, token_ids: Sequence[int]) -> NDArray[np.float32]:
         """Append tokens to the sequence and return the logits [vocab] after the last of them.
 
-        The array is overwritten by the next call.
+        The array may be overwritten by the next call.
 
         Raises:
             PromptTooLong: the sequence would not fit into the context.
-            GenerationError: the logits of the model are not finite, or the session failed.
+            GenerationError: the session failed. Whether the logits are finite is for the caller to see.
         """
         return self.forward_all(token_ids)[-1]
 
@@ -59,7 +66,9 @@ class Decoder:
         """Like :meth:`forward`, with the logits of every new position [len(token_ids), vocab]."""
         total = self.length + len(token_ids)
         if total > self.info.context_length:
-            raise PromptTooLong(f"{total} tokens do not fit into the context of {self.info.context_length}", hint="shorten the sentence")
+            raise PromptTooLong(
+                f"{total} tokens do not fit into the context of {self.info.context_length}", hint="shorten the sentence"
+            )
         if len(token_ids) == 1:
             self._token[0, 0] = token_ids[0]
             tokens, logits = self._token, self._step_logits
@@ -70,17 +79,18 @@ class Decoder:
         try:
             self.session.run_with_iobinding(self._binding)
         except Exception as exc:  # ONNX Runtime raises many classes of its own
-            raise GenerationError("the model failed to run one step", hint="run 'edgedsl bundle verify' and 'edgedsl doctor'") from exc
+            raise GenerationError(
+                "the model failed to run one step", hint="run 'edgedsl bundle verify' and 'edgedsl doctor'"
+            ) from exc
         self.length = total
         return logits[0]
 
     def _bind(self, tokens: NDArray[np.int64], logits: NDArray[np.float32], total: int) -> None:
         binding = self._binding
-        # The mask is all ones, so a view of its first `total` columns is a whole mask.
         binding.bind_cpu_input("attention_mask", self._mask[:, :total])
         binding.bind_cpu_input("input_ids", tokens)
         if self._has_position_ids:
-            binding.bind_cpu_input("position_ids", np.arange(self.length, total, dtype=np.int64)[None])
+            binding.bind_cpu_input("position_ids", self._positions[:, self.length : total])
         binding.bind_output("logits", "cpu", 0, np.float32, logits.shape, logits.ctypes.data)
         if self.info.kv_layout == "growing":
             self._bind_growing(total)
@@ -92,15 +102,17 @@ class Decoder:
 
     def _bind_growing(self, total: int) -> None:
         half = len(self._kv) // 2
-        sources, targets = (self._kv[:half], self._kv[half:]) if self._turn() else (self._kv[half:], self._kv[:half])
+        first, second = self._kv[:half], self._kv[half:]
+        sources, targets = (second, first) if self._is_past_second else (first, second)
+        self._is_past_second = not self._is_past_second
         heads, width = self.info.num_kv_heads, self.info.head_dim
         for index, (past, present) in enumerate(self._kv_names()):
-            self._binding.bind_input(past, self._device, 0, np.float32, (1, heads, self.length, width), sources[index].data_ptr())
-            self._binding.bind_output(present, self._device, 0, np.float32, (1, heads, total, width), targets[index].data_ptr())
-
-    def _turn(self) -> bool:
-        self._parity = not getattr(self, "_parity", False)
-        return self._parity
+            self._binding.bind_input(
+                past, self._device, 0, np.float32, (1, heads, self.length, width), sources[index].data_ptr()
+            )
+            self._binding.bind_output(
+                present, self._device, 0, np.float32, (1, heads, total, width), targets[index].data_ptr()
+            )
 
     def _kv_names(self) -> list[tuple[str, str]]:
         layers = range(self.info.num_layers)

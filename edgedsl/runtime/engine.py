@@ -25,7 +25,9 @@ MAX_CHARS_PER_TOKEN = 32
 class Engine:
     """A model that is ready to generate. One generation at a time; the server serialises its requests."""
 
-    def __init__(self, *, name: str, tokenizer: Tokenizer, template: PromptTemplate, grammar: Grammar, decoder: Decoder) -> None:
+    def __init__(
+        self, *, name: str, tokenizer: Tokenizer, template: PromptTemplate, grammar: Grammar, decoder: Decoder
+    ) -> None:
         self.name = name
         self.tokenizer = tokenizer
         self.template = template
@@ -36,6 +38,7 @@ class Engine:
         self.manifest: Manifest | None = None
         self.load_ms = 0.0
         self._bitmask = np.zeros(self.compiled.bitmask_size, np.int32)
+        self._running: Sequence | None = None
 
     @classmethod
     def from_bundle(cls, path: str | Path, *, execution_provider: str = "cpu", num_threads: int = 0) -> Engine:
@@ -54,7 +57,10 @@ class Engine:
             template=PromptTemplate.from_file(bundle.path / "prompt.json"),
             grammar=Grammar.from_files(bundle.path / "grammar.lark", catalogue if catalogue.exists() else None),
             decoder=Decoder(
-                bundle.path / "model.onnx", bundle.manifest.model, execution_provider=execution_provider, num_threads=num_threads
+                bundle.path / "model.onnx",
+                bundle.manifest.model,
+                execution_provider=execution_provider,
+                num_threads=num_threads,
             ),
         )
         engine.manifest = bundle.manifest
@@ -66,7 +72,7 @@ class Engine:
         return self.generate(sentence, SamplingParams(**sampling))
 
     def stream(self, sentence: str, **sampling: Any) -> Iterator[str]:
-        """Yield the program's text as it is decoded.
+        """Yield the program's text as it is decoded; nothing runs before the first piece is asked for.
 
         Raises:
             GenerationError: at the end, when the finished text does not parse; what was yielded must then be discarded.
@@ -90,7 +96,7 @@ class Engine:
             sentence: what the user said; special tokens in it are plain text.
             params: budget and sampling.
             on_text: gets each piece of text.
-            is_cancelled: asked before every step; the completion then has ``finish_reason`` ``cancelled``.
+            is_cancelled: asked after every token; the completion then has ``finish_reason`` ``cancelled``.
             constrained: ``False`` decodes without the grammar, to measure what it does; never used to serve.
 
         Raises:
@@ -113,15 +119,27 @@ class Engine:
             raise RequestError("the sentence is empty", hint="say what the program should do")
         context = self.decoder.info.context_length
         if len(sentence) > MAX_CHARS_PER_TOKEN * context:
-            raise PromptTooLong(f"the sentence has {len(sentence)} characters, too many for a context of {context} tokens", hint="shorten it")
+            raise PromptTooLong(
+                f"the sentence has {len(sentence)} characters, too many for a context of {context} tokens",
+                hint="shorten it",
+            )
         token_ids = self.tokenizer.encode_prompt(self.template, _encodable(sentence))
         if len(token_ids) >= context:
-            raise PromptTooLong(f"the prompt has {len(token_ids)} tokens, the context holds {context}", hint="shorten the sentence")
+            raise PromptTooLong(
+                f"the prompt has {len(token_ids)} tokens, the context holds {context}", hint="shorten the sentence"
+            )
         matcher = self.compiled.matcher() if constrained else None
         return Sequence(token_ids, params, matcher, self.tokenizer.stream(), started_s=started)
 
     def _decode(self, sequence: Sequence) -> Iterator[str]:
+        """The text of each token; at the end, what was held back of an unfinished character."""
+        yield from self._steps(sequence)
+        if rest := sequence.text_stream.finish():
+            yield rest
+
+    def _steps(self, sequence: Sequence) -> Iterator[str]:
         """The loop: sample under the grammar, emit, run the model on the token."""
+        self._running = sequence
         self.decoder.reset()
         logits = self.decoder.forward(sequence.prompt_token_ids)
         budget = min(sequence.params.max_tokens, self.decoder.info.context_length - len(sequence.prompt_token_ids))
@@ -136,6 +154,11 @@ class Engine:
             if sequence.matcher:
                 sequence.matcher.consume(token_id)
             yield sequence.append(token_id)
+            if self._running is not sequence:
+                raise GenerationError(
+                    "another generation began on this engine before the stream ended",
+                    hint="read a stream to its end, or load the bundle twice",
+                )
             if sequence.matcher and sequence.matcher.is_stopped():
                 sequence.finish_reason = "stop"
                 return
@@ -146,10 +169,13 @@ class Engine:
 
     def _next_token(self, sequence: Sequence, logits: Any) -> int:
         if not np.isfinite(logits).all():
-            raise GenerationError("the model's logits are not finite; the program was discarded", hint="run 'edgedsl bundle verify'")
+            raise GenerationError(
+                "the model's logits are not finite; the program was discarded", hint="run 'edgedsl bundle verify'"
+            )
         if sequence.matcher:
             sequence.matcher.fill_bitmask(self._bitmask)
             apply_bitmask(logits, self._bitmask)
+        logits[self.tokenizer.vocab_size :] = -np.inf  # heads are padded to round widths; the padding is no token
         return sample(logits, sequence.params, sequence.rng)
 
     def _may_end(self, sequence: Sequence) -> bool:
@@ -158,7 +184,10 @@ class Engine:
     def _finish(self, sequence: Sequence) -> Completion:
         text = self.tokenizer.decode(sequence.token_ids)
         if sequence.finish_reason == "stop" and sequence.matcher and not self.grammar.accepts(text):
-            raise GenerationError("the two grammar engines disagree about a finished program; it was discarded", hint="run 'edgedsl grammar check'")
+            raise GenerationError(
+                "the two grammar engines disagree about a finished program; it was discarded",
+                hint="run 'edgedsl grammar check'",
+            )
         return sequence.completion(text)
 
 
@@ -166,5 +195,7 @@ def _encodable(sentence: str) -> str:
     try:
         sentence.encode("utf-8")
     except UnicodeEncodeError as exc:
-        raise RequestError(f"the sentence holds half a surrogate pair at character {exc.start}", hint="send valid Unicode") from exc
+        raise RequestError(
+            f"the sentence holds half a surrogate pair at character {exc.start}", hint="send valid Unicode"
+        ) from exc
     return sentence

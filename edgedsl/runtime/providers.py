@@ -6,12 +6,9 @@ import os
 from pathlib import Path
 from typing import Any
 
-# ONNX Runtime reads this when it is imported; its own opt-out call comes after the first event (its docs/Privacy.md).
-os.environ["ORT_DISABLE_TELEMETRY"] = "1"
-
 import onnxruntime as ort
 
-from edgedsl.errors import BundleError, ProviderError
+from edgedsl.errors import BundleError, ProviderError, first_line
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
@@ -34,8 +31,12 @@ def make_session(model_path: Path, *, execution_provider: str, num_threads: int 
         session = ort.InferenceSession(str(model_path), options, providers=[name])
     except Exception as exc:  # ONNX Runtime raises many classes of its own
         if execution_provider != "cpu":
-            raise ProviderError(f"execution provider '{execution_provider}' cannot run: {_first_line(exc)}", hint="run 'edgedsl doctor'") from exc
-        raise BundleError(f"ONNX Runtime cannot load '{model_path.name}': {_first_line(exc)}", hint="export the bundle again") from exc
+            raise ProviderError(
+                f"execution provider '{execution_provider}' cannot run: {first_line(exc)}", hint="run 'edgedsl doctor'"
+            ) from exc
+        raise BundleError(
+            f"ONNX Runtime cannot load '{model_path.name}': {first_line(exc)}", hint="export the bundle again"
+        ) from exc
     if session.get_providers()[0] != name:
         raise ProviderError(
             f"execution provider '{execution_provider}' was asked for, ONNX Runtime took {session.get_providers()[0]}",
@@ -62,7 +63,3 @@ def _provider_name(execution_provider: str) -> str:
             hint="install the GPU build (pip install 'edgedsl[gpu]' in a fresh environment), or ask for cpu; see 'edgedsl doctor'",
         )
     return name
-
-
-def _first_line(exc: BaseException) -> str:
-    return str(exc).splitlines()[0][:300] if str(exc) else type(exc).__name__

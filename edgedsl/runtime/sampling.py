@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from numbers import Integral, Real
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,11 +36,11 @@ class SamplingParams:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        _check("max_tokens", self.max_tokens, self.max_tokens >= 1, "at least 1")
-        _check("temperature", self.temperature, 0 <= self.temperature <= 100, "0 to 100")
-        _check("top_k", self.top_k, self.top_k >= 0, "0 (off) or more")
-        _check("top_p", self.top_p, 0 < self.top_p <= 1, "above 0, at most 1")
-        _check("seed", self.seed, 0 <= self.seed < 2**63, "0 to 2^63 - 1")
+        _check("max_tokens", self.max_tokens, Integral, lambda value: value >= 1, "a whole number, at least 1")
+        _check("temperature", self.temperature, Real, lambda value: 0 <= value <= 100, "0 to 100")
+        _check("top_k", self.top_k, Integral, lambda value: value >= 0, "a whole number, 0 (off) or more")
+        _check("top_p", self.top_p, Real, lambda value: 0 < value <= 1, "above 0, at most 1")
+        _check("seed", self.seed, Integral, lambda value: 0 <= value < 2**63, "a whole number, 0 to 2^63 - 1")
 
 
 def sample(logits: NDArray[np.float32], params: SamplingParams, rng: np.random.Generator) -> int:
@@ -56,11 +59,12 @@ def sample(logits: NDArray[np.float32], params: SamplingParams, rng: np.random.G
 
 def _draw(logits: NDArray[np.float32], params: SamplingParams, rng: np.random.Generator) -> int:
     token_ids = np.flatnonzero(logits > -np.inf)
-    scaled = logits[token_ids].astype(np.float64) / params.temperature
-    order = np.argsort(-scaled, kind="stable")
+    allowed = logits[token_ids].astype(np.float64)
+    order = np.argsort(-allowed, kind="stable")
     if params.top_k:
         order = order[: params.top_k]
-    weights = np.exp(scaled[order] - scaled[order[0]])
+    with np.errstate(over="ignore"):  # next to no temperature: the others' exponents go to minus infinity
+        weights = np.exp((allowed[order] - allowed[order[0]]) / params.temperature)
     weights /= weights.sum()
     if params.top_p < 1:
         kept = int(np.searchsorted(np.cumsum(weights), params.top_p)) + 1
@@ -69,6 +73,6 @@ def _draw(logits: NDArray[np.float32], params: SamplingParams, rng: np.random.Ge
     return int(token_ids[order[rng.choice(len(order), p=weights)]])
 
 
-def _check(name: str, value: float, is_good: bool, expected: str) -> None:
-    if not is_good:
+def _check(name: str, value: Any, kind: type, is_good: Callable[[Any], bool], expected: str) -> None:
+    if isinstance(value, bool) or not isinstance(value, kind) or not is_good(value):
         raise RequestError(f"{name} is {value!r}, expected {expected}")

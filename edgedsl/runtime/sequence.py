@@ -95,4 +95,6 @@ class Sequence:
             e2el_ms=1000 * (now - self.started_s),
         )
         num_tokens = len(self.token_ids)
-        return Completion(text, tuple(self.token_ids), self.finish_reason, len(self.prompt_token_ids), num_tokens, timings)
+        return Completion(
+            text, tuple(self.token_ids), self.finish_reason, len(self.prompt_token_ids), num_tokens, timings
+        )

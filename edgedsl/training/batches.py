@@ -29,7 +29,7 @@ class Example:
 
 @dataclass(frozen=True)
 class Batch:
-    """Tensors of a forward pass, padded on the right: causal attention never looks there, so no attention mask is needed.
+    """Tensors of a forward pass, padded on the right: causal attention never looks there and needs no mask.
 
     Attributes:
         input_ids: [batch, width] int64.

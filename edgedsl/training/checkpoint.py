@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 
 from edgedsl import atomic
 from edgedsl.errors import TrainingError
@@ -62,9 +62,9 @@ class CheckpointStore:
     ) -> None:
         """Write the checkpoint of ``state.step`` and drop all but the last two and the best."""
         with atomic.staged_directory(self._path(state.step)) as folder:
-            save_file(dict(adapter), folder / ADAPTER_FILE, metadata={"format": "pt"})
-            save_file(_optimizer_tensors(optimizer), folder / _OPTIMIZER_FILE)
-            save_file(dict(rng), folder / _RNG_FILE)
+            write_tensors(folder / ADAPTER_FILE, adapter)
+            write_tensors(folder / _OPTIMIZER_FILE, _optimizer_tensors(optimizer))
+            write_tensors(folder / _RNG_FILE, rng)
             atomic.write_json(folder / _STATE_FILE, {"fingerprint": self._fingerprint, **asdict(state)})
         for step in self.steps()[:-_KEPT]:
             if step != state.best_step:
@@ -140,6 +140,11 @@ class CheckpointStore:
                 f"the checkpoints in '{self.folder}' come from another run:{changes}",
                 hint="undo these changes, or start again with --force",
             )
+
+
+def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Write safetensors, readable for everyone (the library's own writer makes files of mode 600)."""
+    path.write_bytes(save(dict(tensors), metadata={"format": "pt"}))
 
 
 def rng_state() -> dict[str, torch.Tensor]:

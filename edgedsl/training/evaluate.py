@@ -32,7 +32,7 @@ class Evaluator:
     Args:
         examples: pairs for the loss.
         pairs: pairs to decode under the grammar.
-        max_tokens: longest answer; a longer one counts as wrong.
+        max_tokens: longest answer; a longer one counts as wrong, and so does one on which the grammar engine fails.
     """
 
     def __init__(
@@ -60,8 +60,10 @@ class Evaluator:
         hits = 0
         if self._pairs:
             with torch.autocast(device.type, dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
-                answers = self._decoder.generate([p.prompt for p in self._pairs], self._max_tokens, _DECODE_BATCH)
-            hits = sum(answer.strip() == pair.target.strip() for answer, pair in zip(answers, self._pairs, strict=True))
+                answers = self._decoder.decode([p.prompt for p in self._pairs], self._max_tokens, _DECODE_BATCH)
+            hits = sum(
+                answer.text.strip() == pair.target.strip() for answer, pair in zip(answers, self._pairs, strict=True)
+            )
         model.train()
         parts = [(loss, targets, hits, len(self._pairs))]
         if self._accelerator.num_processes > 1:

@@ -36,7 +36,9 @@ def load_base(folder: Path, section: TrainSection, dtype: torch.dtype, device: t
         quantization = BitsAndBytesConfig(
             load_in_4bit=True,
             bnb_4bit_quant_type="nf4",
-            bnb_4bit_use_double_quant=True,
+            # The export puts the adapter on these weights again, computed without bitsandbytes: plain maxima make
+            # that exact.
+            bnb_4bit_use_double_quant=False,
             bnb_4bit_compute_dtype=torch.bfloat16,
         )
     try:
@@ -112,8 +114,8 @@ def write_adapter_config(model: PeftModel, folder: Path) -> None:
 class TargetHead:
     """Makes the model's output layer see only the positions that predict a target token.
 
-    The output layer is a fifth of a small model's work and its logits are the largest tensor of a step. A hook on the layer
-    works for every architecture, also for those that scale or cap the logits afterwards.
+    The output layer is a fifth of a small model's work and its logits are the largest tensor of a step. A hook on
+    the layer works for every architecture, also for those that scale or cap the logits afterwards.
     """
 
     def __init__(self, model: PeftModel) -> None:

@@ -18,7 +18,8 @@ tags: [lora, edgedsl]
 # {record["name"]}
 
 A LoRA adapter of `{base["name"]}` that turns sentences into programs of one language (`grammar.lark`).
-Trained with edgedsl {record["edgedsl_version"]} on {record["created"][:10]}; everything about the run is in `run.json`, its curves in `report.html`.
+Trained with edgedsl {record["edgedsl_version"]} on {record["created"][:10]}; everything about the run is in `run.json`,
+its curves in `report.html`.
 
 | | |
 | --- | --- |

@@ -31,7 +31,7 @@ class Interrupted(KeyboardInterrupt):
 
 
 class Trainer:
-    """Fine-tunes a PEFT model on examples. Each optimizer step depends only on the configuration and the steps before."""
+    """Fine-tunes a PEFT model. Each optimizer step depends only on the configuration and the steps before."""
 
     def __init__(
         self,
@@ -163,7 +163,7 @@ class Trainer:
         is_eval = step % self._eval_every == 0 or is_last
         if is_eval:
             started = time.perf_counter()
-            evaluation = self._evaluator.evaluate(self._wrapped, self._head, self._dtype)
+            evaluation = self._evaluator.evaluate(self.model, self._head, self._dtype)
             self.state.elapsed_s += time.perf_counter() - started
             self._log(evaluation)
             self._judge(evaluation)
@@ -207,7 +207,13 @@ class Trainer:
             states = gather_object(states)
         if accelerator.is_main_process:
             rng = {name: tensor for part in states for name, tensor in part.items()}
-            self._store.save(self.state, adapter_tensors(self.model), self._optimizer, rng)
+            try:
+                self._store.save(self.state, adapter_tensors(self.model), self._optimizer, rng)
+            except OSError as exc:
+                raise TrainingError(
+                    f"the checkpoint of step {self.state.step} cannot be written: {exc.strerror or exc}",
+                    hint="make room, then go on with --resume",
+                ) from exc
 
 
 @contextmanager

@@ -1,0 +1,65 @@
+# make demo     the whole path on the sample language, from nothing
+# make test     the default lane of tests        make slow       the slow lane
+# make lint     ruff, mypy on the installed wheel make docs       write the generated pages
+# make smoke    the wheel in an environment of its own, runtime packages only
+# make lock     resolve requirements.lock anew   make clean      remove what make built
+#
+# Everything runs in .venv, which is built from requirements.lock when that or pyproject.toml changes. PYTHON picks the interpreter.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+TYPED := $(VENV)/typed
+# --no-compile: a third less time to install; Python compiles what is imported.
+PIP_INSTALL := $(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check
+
+.PHONY: demo test slow lint wheel smoke docs docs-check lock clean
+.DEFAULT_GOAL := test
+
+$(INSTALLED): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || { \
+	  echo "edgedsl needs Python 3.11, 3.12 or 3.13; '$(PYTHON)' is $$($(PYTHON) --version 2>&1)." >&2; \
+	  echo "Name one: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 1; }
+	@$(BIN)/python -c '' 2>/dev/null || $(PYTHON) -m venv --clear $(VENV)
+	$(PIP_INSTALL) -r requirements.lock
+	$(PIP_INSTALL) --no-deps --no-build-isolation -e .
+	@touch $@
+
+demo: $(INSTALLED)
+	$(BIN)/edgedsl demo
+
+test: $(INSTALLED)
+	$(BIN)/python -m pytest
+
+slow: $(INSTALLED)
+	$(BIN)/python -m pytest -m "slow and not gpu" --timeout 1800
+
+# Type checkers do not see the folder mapping of pyproject.toml in the source tree, so mypy reads the wheel's files.
+lint: wheel
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	@rm -rf $(TYPED)
+	$(PIP_INSTALL) --no-deps --target $(TYPED) dist/edgedsl-*.whl
+	cd $(TYPED) && ../bin/mypy --config-file $(CURDIR)/pyproject.toml --cache-dir $(CURDIR)/.mypy_cache -p edgedsl
+
+# build/ is removed first: setuptools would pack what a deleted module left there.
+wheel: $(INSTALLED)
+	@rm -rf build dist
+	$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
+	@rm -rf build
+
+smoke: wheel
+	PYTHON=$(abspath $(BIN)/python) packaging/smoke.sh dist/edgedsl-*.whl
+
+docs: $(INSTALLED)
+	$(BIN)/python docs/generate_cli.py
+
+docs-check: $(INSTALLED)
+	$(BIN)/python docs/generate_cli.py --check
+
+lock:
+	PYTHON=$(PYTHON) packaging/lock.sh
+
+clean:
+	rm -rf $(VENV) build dist edgedsl.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,125 @@
+"""``edgedsl demo``: the main job end to end on the sample language, measured."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgedsl.config import Config, load_config, override
+from edgedsl.data.baseline import NearestNeighbour
+from edgedsl.data.pairs import Pair, read_pairs
+from edgedsl.errors import ConfigError
+from edgedsl.evaluation.metrics import exact_match, parse_rate
+from edgedsl.project import write_project
+from edgedsl.runtime.engine import Engine
+from edgedsl.runtime.sampling import SamplingParams
+from edgedsl.runtime.sequence import Completion
+
+Say = Callable[[str], None]
+NUM_SHOWN = 5
+MAX_TOKENS = 96
+
+
+@dataclass(frozen=True)
+class DemoSizes:
+    """How much is trained and measured; the defaults fit into a quarter of an hour on 2 cores."""
+
+    train_rows: int = 2400
+    test_rows: int = 200
+    base_rows: int = 24
+    unconstrained_rows: int = 50
+    export_rows: int = 48
+
+
+def run_demo(
+    folder: Path, sizes: DemoSizes = DemoSizes(), *, offline: bool = False, say: Say = lambda _: None
+) -> dict[str, Any]:
+    """Write the sample project into ``folder``, fine-tune, export, generate and measure; finished parts of an earlier run are kept.
+
+    Returns:
+        Plain data: ``exact_match``, ``base_exact_match``, ``nearest_neighbour_exact_match``, ``parse_rate``,
+        ``parse_rate_without_grammar``, ``tokens_per_s``, ``ttft_ms``, ``seconds`` and the figures beside them.
+
+    Raises:
+        EdgeDSLError: whatever a step raises.
+    """
+    from edgedsl.evaluation.untuned import measure_untuned
+    from edgedsl.exporters.pipeline import export
+    from edgedsl.training.run import train
+
+    started = time.perf_counter()
+    config = _project(folder, sizes, say)
+    test = read_pairs(config.path(config.data.test))[: sizes.test_rows]
+    say(f"[1/5] base model {config.project.base_model}, untuned, five examples in the prompt")
+    base = measure_untuned(config, test[: sizes.base_rows], max_tokens=MAX_TOKENS // 2, offline=offline)
+    say("[2/5] fine-tune")
+    train(config, resume=True, offline=offline)
+    say("[3/5] export")
+    export(config, offline=offline, say=say)
+    say("[4/5] generate")
+    engine = Engine.from_bundle(config.path(config.export.output))
+    tuned = _measure_tuned(engine, test, sizes.unconstrained_rows)
+    neighbour = NearestNeighbour(read_pairs(config.path(config.data.train)))
+    nearest = exact_match([neighbour.predict(pair.prompt) for pair in test], [pair.target for pair in test])
+    say("[5/5] done")
+    return {
+        **tuned,
+        **base,
+        "nearest_neighbour_exact_match": nearest,
+        "seconds": round(time.perf_counter() - started, 1),
+    }
+
+
+def _project(folder: Path, sizes: DemoSizes, say: Say) -> Config:
+    if not (folder / "edgedsl.toml").exists():
+        write_project(folder, num_train=sizes.train_rows)
+        say(f"wrote the sample project to {folder}")
+    config = load_config(folder)
+    if len(read_pairs(config.path(config.data.train))) != sizes.train_rows:
+        raise ConfigError(
+            f"'{folder}' holds a demo of another size", hint=f"remove '{folder}', or give another --output"
+        )
+    config = override(config, "train", {"num_epochs": 1.0, "eval_rows": 16})
+    config = override(config, "export", {"eval_rows": sizes.export_rows})
+    return override(config, "generate", {"max_tokens": MAX_TOKENS})
+
+
+def _measure_tuned(engine: Engine, pairs: Sequence[Pair], unconstrained_rows: int) -> dict[str, Any]:
+    params = SamplingParams(max_tokens=MAX_TOKENS)
+    engine.generate(pairs[0].prompt, params)  # warm up
+    started = time.perf_counter()
+    completions = [engine.generate(pair.prompt, params) for pair in pairs]
+    seconds = time.perf_counter() - started
+    free = [engine.generate(pair.prompt, params, constrained=False).text for pair in pairs[:unconstrained_rows]]
+    texts = [completion.text for completion in completions]
+    targets = [pair.target for pair in pairs]
+    return {
+        "exact_match": exact_match(texts, targets),
+        "exact_match_without_grammar": exact_match(free, targets[: len(free)]),
+        "parse_rate": parse_rate(texts, engine.grammar),
+        "parse_rate_without_grammar": parse_rate(free, engine.grammar),
+        "truncated": sum(completion.finish_reason == "length" for completion in completions),
+        **_speed(completions, seconds),
+        "examples": [
+            {"sentence": pair.prompt, "program": text} for pair, text in zip(pairs[:NUM_SHOWN], texts, strict=False)
+        ],
+    }
+
+
+def _speed(completions: Sequence[Completion], seconds: float) -> dict[str, Any]:
+    def percentile(values: Sequence[float], q: float) -> float:
+        return round(float(np.percentile(values, q)), 2)
+
+    return {
+        "tokens_per_s": round(sum(c.completion_tokens for c in completions) / seconds, 1),
+        "programs_per_s": round(len(completions) / seconds, 2),
+        "ttft_ms": percentile([c.timings.ttft_ms for c in completions], 50),
+        "tpot_ms": percentile([c.timings.tpot_ms for c in completions], 50),
+        "e2el_ms_p50": percentile([c.timings.e2el_ms for c in completions], 50),
+        "e2el_ms_p95": percentile([c.timings.e2el_ms for c in completions], 95),
+    }
