@@ -17,7 +17,8 @@ __all__ = ["__version__", "load"]
 def load(bundle: str | Path, *, execution_provider: str = "cpu", num_threads: int = 0) -> Engine:
     """Open a bundle for generation.
 
-    ``load("bundle")("sentence")`` returns a :class:`~edgedsl.runtime.sequence.Completion`; ``.stream("sentence")`` yields text.
+    ``load("bundle")("sentence")`` returns a :class:`~edgedsl.runtime.sequence.Completion`; ``.stream("sentence")``
+    yields text.
 
     Args:
         bundle: folder written by ``edgedsl export``.

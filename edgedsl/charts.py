@@ -24,7 +24,8 @@ def page(title: str, body: str) -> str:
     """A whole document; ``body`` is HTML, ``title`` is text."""
     title = html.escape(title)
     return (
-        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{title}</title><style>{_STYLE}</style></head>'
+        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        f"<title>{title}</title><style>{_STYLE}</style></head>"
         f"<body><h1>{title}</h1>{body}</body></html>\n"
     )
 

@@ -66,6 +66,8 @@ class PromptTemplate:
             or document["version"] != 1
         ):
             raise ConfigError("prompt template needs exactly the keys version (1), segments and end")
+        if not isinstance(document["segments"], list):
+            raise ConfigError(f"prompt template: segments is {document['segments']!r}, expected a list")
         segments = tuple(_segment(item) for item in document["segments"])
         end = document["end"]
         if not isinstance(end, list) or not end or not all(isinstance(item, str) and item for item in end):

@@ -1,7 +1,8 @@
 """Graph pass: attention of an optimum graph -> GroupQueryAttention on a shared KV cache.
 
-optimum's graph concatenates the whole cache in every step. GroupQueryAttention (ONNX Runtime's ContribOperators.md) appends in place, applies the
-rotary embedding itself and groups the heads. The pass finds the projections by the module names that the tracer leaves in node names.
+optimum's graph concatenates the whole cache in every step. GroupQueryAttention (ONNX Runtime's ContribOperators.md)
+appends in place, applies the rotary embedding itself and groups the heads. The pass finds the projections by the module
+names that the tracer leaves in node names.
 """
 
 from __future__ import annotations
@@ -27,15 +28,9 @@ def is_fusable(config: Any) -> bool:
         config.model_type in FUSABLE
         and getattr(config, "partial_rotary_factor", 1.0) in {None, 1.0}
         and rope_type not in LENGTH_DEPENDENT
-        and not _slides(config)
+        and getattr(config, "sliding_window", None) is None
         and head_dim % 16 == 0  # the operator's rotary embedding wants whole groups of 16
     )
-
-
-def _slides(config: Any) -> bool:
-    if config.model_type == "qwen2":
-        return bool(config.use_sliding_window)
-    return getattr(config, "sliding_window", None) is not None
 
 
 def fuse_attention(model: onnx.ModelProto, config: Any, cos: NDArray[np.float32], sin: NDArray[np.float32]) -> None:

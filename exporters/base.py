@@ -21,8 +21,11 @@ class ExportedGraph:
 
 
 class Exporter(Protocol):
-    """One way from a transformers causal language model to a graph with inputs ``input_ids``, ``attention_mask`` (int64),
-    ``past_key_values.N.key|value`` and outputs ``logits``, ``present.N.key|value`` (fp32)."""  # fmt: skip  # noqa: D205, D209
+    """One way from a transformers causal language model to a graph.
+
+    Inputs: ``input_ids``, ``attention_mask`` (int64), ``past_key_values.N.key`` and ``.value``; outputs: ``logits``,
+    ``present.N.key`` and ``.value`` (fp32).
+    """
 
     name: str
 

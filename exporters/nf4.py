@@ -14,8 +14,9 @@ LEVELS = (
 
 
 def round_trip(weight: torch.Tensor) -> torch.Tensor:
-    """Quantise a weight to NF4 (blocks of 64 in storage order, absolute maximum in fp32) and back; same shape and dtype.
+    """Quantise a weight to NF4 (blocks of 64 in storage order, absolute maximum in fp32) and back.
 
+    The result has the same shape and dtype.
     Training must not use double quantisation of the maxima (``bnb_4bit_use_double_quant=False``) for this to be exact.
     """
     flat = weight.detach().float().reshape(-1)

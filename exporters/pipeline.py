@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.metadata
+import errno
 import json
 import shutil
 import tempfile
@@ -17,10 +17,9 @@ import torch
 
 from edgedsl import atomic
 from edgedsl.bundle.manifest import ModelInfo, write_manifest
-from edgedsl.catalogue import Catalogue
 from edgedsl.config import Config
 from edgedsl.data.pairs import Pair, read_pairs
-from edgedsl.errors import ExportError
+from edgedsl.errors import BundleError, ExportError
 from edgedsl.evaluation.torch_decoder import TorchDecoder
 from edgedsl.exporters.base import ExportedGraph, Exporter
 from edgedsl.exporters.calibration import channel_importance
@@ -29,8 +28,9 @@ from edgedsl.exporters.parity import Parity, collect, compare
 from edgedsl.exporters.quality import Quality, check_gate, measure
 from edgedsl.exporters.quantize import quantize_model
 from edgedsl.exporters.recipes import RECIPES
-from edgedsl.exporters.source import Source, adapter_source
+from edgedsl.exporters.source import Source, adapter_source, smoke_source
 from edgedsl.grammar import Grammar
+from edgedsl.machine import version
 from edgedsl.prompt import PromptTemplate
 from edgedsl.runtime.decoder import Decoder
 from edgedsl.runtime.engine import Engine
@@ -39,6 +39,11 @@ from edgedsl.tokenizer import Tokenizer
 
 PARITY_ROWS = 8
 CALIBRATION_ROWS = 64
+PACKAGES = (
+    "edgedsl", "torch", "transformers", "peft", "optimum-onnx", "onnx", "onnxruntime", "onnxruntime-gpu", "llguidance",
+    "lark",
+)  # fmt: skip
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 Say = Callable[[str], None]
 
 
@@ -62,20 +67,21 @@ def export(
         ExportError: no room, or an architecture the exporter does not know.
         DataError, GrammarError: the dev pairs, or the adapter's grammar, cannot be used.
     """
-    source = adapter_source(config, offline=offline)
-    output = config.path(config.export.output)
+    source = (smoke_source if config.export.smoke else adapter_source)(config, offline=offline)
+    output = _output(config)
     _check_space(output.parent, source.weight_bytes)
     try:
+        output.parent.mkdir(parents=True, exist_ok=True)
         with (
-            tempfile.TemporaryDirectory(prefix=".export-", dir=_parent(output)) as work,
+            tempfile.TemporaryDirectory(prefix=".export-", dir=output.parent) as work,
             atomic.staged_directory(output) as staging,
         ):
             _Export(config, source, Path(work), staging, say, exporter or OptimumExporter()).run()
     except OSError as exc:
-        raise ExportError(
-            f"the bundle '{output}' could not be written: {exc.strerror or exc}; nothing was changed",
-            hint="free some space and export again",
-        ) from exc
+        hint = "free some space and export again" if exc.errno in _DISK_FULL else "set [export] output"
+        raise _not_written(output, str(exc.strerror or exc), hint) from exc
+    except BundleError as exc:
+        raise _not_written(output, exc.message, exc.hint) from exc
     return output
 
 
@@ -90,9 +96,7 @@ class _Export:
         self.say = say
         self.exporter = exporter
         self.language = self._language()
-        self.pairs = read_pairs(config.path(config.data.dev))[: config.export.eval_rows]
-        if not self.pairs:
-            raise ExportError(f"'{config.data.dev}' holds no pairs to measure the export on", hint="set [data] dev")
+        self.pairs = self._dev_pairs()
         self.rows = [self._token_row(pair) for pair in self.pairs[:PARITY_ROWS]]
         self.logits: list[Any] = []
         self.parity: dict[str, Parity] = {}
@@ -102,13 +106,13 @@ class _Export:
         """All steps, in order."""
         self.say("adapter: load and measure")
         model = self.source.load()
+        self._check_context(model)
         self._measure_torch("adapter", model)
         self.say("merged: merge and measure")
         merged = model.merge_and_unload()
         merged.config.use_cache = True
         self._measure_torch("merged", merged)
         importance = channel_importance(merged, self._calibration_rows()) if self._recipe else {}
-        info = self._model_info(merged, "shared")
         self.say(f"onnx: export with {self.exporter.name}")
         graph = self.exporter.export(merged, self.work, context_length=self.config.export.context_length)
         info = self._model_info(merged, graph.kv_layout)
@@ -126,12 +130,38 @@ class _Export:
         return RECIPES[self.config.export.quantize]
 
     def _language(self) -> Language:
-        folder = self.source.folder
-        catalogue = folder / "catalogue.json"
-        grammar = Grammar.from_files(folder / "grammar.lark", catalogue if catalogue.exists() else None)
+        """What the bundle will hold, read from where it will be."""
+        folder = self.staging
+        for name, content in self.source.files.items():
+            atomic.write_bytes(folder / name, content)
+        catalogue = folder / "catalogue.json" if "catalogue.json" in self.source.files else None
         return Language(
-            Tokenizer.from_file(folder / "tokenizer.json"), PromptTemplate.from_file(folder / "prompt.json"), grammar
+            Tokenizer.from_file(folder / "tokenizer.json"),
+            PromptTemplate.from_file(folder / "prompt.json"),
+            Grammar.from_files(folder / "grammar.lark", catalogue),
         )
+
+    def _dev_pairs(self) -> list[Pair]:
+        num_rows = PARITY_ROWS if self.config.export.smoke else self.config.export.eval_rows
+        pairs = read_pairs(self.config.path(self.config.data.dev))[:num_rows]
+        language, context = self.language, self.config.export.context_length
+        for pair in pairs:
+            num_tokens = len(language.tokenizer.encode_prompt(language.template, pair.prompt))
+            if num_tokens >= context:
+                raise ExportError(
+                    f"{pair.source}: the prompt has {num_tokens} tokens, the bundle's context would hold {context}",
+                    hint="raise [export] context_length",
+                )
+        return pairs
+
+    def _check_context(self, model: Any) -> None:
+        known = getattr(model.config, "max_position_embeddings", None)
+        wanted = self.config.export.context_length
+        if known and wanted > known:
+            raise ExportError(
+                f"[export] context_length is {wanted}, the base model knows positions up to {known}",
+                hint=f"set context_length to at most {known}",
+            )
 
     def _token_row(self, pair: Pair) -> list[int]:
         tokenizer = self.language.tokenizer
@@ -145,7 +175,8 @@ class _Export:
 
     def _measure_torch(self, hop: str, model: Any) -> None:
         language = self.language
-        compiled = language.grammar.compile(language.tokenizer, language.tokenizer.end_token_ids(language.template))
+        end_token_ids = language.tokenizer.end_token_ids(language.template)
+        compiled = language.grammar.compile(language.tokenizer, end_token_ids)
         decoder = TorchDecoder(model, language.tokenizer, language.template, compiled, "cpu")
         with torch.inference_mode():
             self._compare(
@@ -181,13 +212,10 @@ class _Export:
 
     def _measure_programs(self, hop: str, generate: Any) -> None:
         self.quality[hop] = measure(generate, self.pairs, self.language.grammar)
-        parity = self.parity.get(hop)
-        agreement = (
-            f", argmax agreement {parity.argmax_agreement:.2%}, max difference {parity.max_difference:.2g}"
-            if parity
-            else ""
-        )
-        self.say(f"  {hop}: exact match {self.quality[hop].exact_match:.1%} of {len(self.pairs)}{agreement}")
+        text = f"  {hop}: exact match {self.quality[hop].exact_match:.1%} of {len(self.pairs)}"
+        if parity := self.parity.get(hop):
+            text += f", argmax agreement {parity.argmax_agreement:.2%}, max difference {parity.max_difference:.2g}"
+        self.say(text)
 
     def _write_model(self, exported: ExportedGraph, importance: dict[str, Any]) -> None:
         graph = onnx.load(exported.path)
@@ -196,12 +224,6 @@ class _Export:
         save_graph(graph, self.staging / "model.onnx")
 
     def _write_files(self, info: ModelInfo) -> None:
-        for name in ("tokenizer.json", "prompt.json", "grammar.lark", "catalogue.json"):
-            if (self.source.folder / name).exists():
-                shutil.copyfile(self.source.folder / name, self.staging / name)
-        (self.staging / "licences").mkdir()
-        atomic.write_text(self.staging / "licences" / "base-model.txt", self.source.licence + "\n")
-        (self.staging / "eval").mkdir()
         rows = [{"prompt": pair.prompt, "target": pair.target} for pair in self.pairs]
         atomic.write_json(self.staging / "eval" / "dev.json", rows)
         write_manifest(
@@ -224,34 +246,22 @@ class _Export:
 
 
 def _versions() -> dict[str, str]:
-    names = (
-        "edgedsl",
-        "torch",
-        "transformers",
-        "peft",
-        "optimum-onnx",
-        "onnx",
-        "onnxruntime",
-        "onnxruntime-gpu",
-        "llguidance",
-        "lark",
-    )
-    found = {}
-    for name in names:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
+    found = {name: version(name) for name in PACKAGES}
+    return {name: text for name, text in found.items() if text}
 
 
-def _parent(output: Path) -> Path:
-    output.parent.mkdir(parents=True, exist_ok=True)
-    return output.parent
+def _output(config: Config) -> Path:
+    """A random model never takes the place of a real one."""
+    output = config.path(config.export.output)
+    return output.with_name(f"{output.name}-smoke") if config.export.smoke else output
+
+
+def _not_written(output: Path, reason: str, hint: str) -> ExportError:
+    return ExportError(f"the bundle '{output}' could not be written: {reason}; nothing was changed", hint=hint)
 
 
 def _check_space(folder: Path, weight_bytes: int) -> None:
-    """Merged graph, its copy with fused attention and the quantised one are on disk together."""
+    """At the peak, three copies of the fp32 weights are on disk: merged, traced and fused, or two and the bundle's."""
     folder = next(parent for parent in (folder, *folder.resolve().parents) if parent.exists())
     needed, free = int(3.2 * weight_bytes), shutil.disk_usage(folder).free
     if free < needed:

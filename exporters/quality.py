@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from typing import Any
 
 from edgedsl.data.pairs import Pair
 from edgedsl.errors import GateError
+from edgedsl.evaluation.metrics import exact_match, parse_rate
 from edgedsl.grammar import Grammar
 
 HOPS = ("adapter", "merged", "onnx", "quantized")
@@ -19,7 +21,7 @@ class Quality:
     """Programs of one hop under the grammar, against the targets.
 
     Attributes:
-        exact_match: share of programs equal to their target.
+        exact_match: share of programs that spell their target.
         parse_rate: share of programs that Lark parses; below 1 only where ``max_tokens`` cut one off.
     """
 
@@ -35,9 +37,8 @@ class Quality:
 def measure(generate: Generate, pairs: Sequence[Pair], grammar: Grammar) -> Quality:
     """Decode every prompt once and compare."""
     programs = generate([pair.prompt for pair in pairs])
-    num_equal = sum(program == pair.target for program, pair in zip(programs, pairs, strict=True))
-    num_parsed = sum(grammar.accepts(program) for program in programs)
-    return Quality(len(pairs), num_equal / len(pairs), num_parsed / len(pairs))
+    equal = exact_match(programs, [pair.target for pair in pairs])
+    return Quality(len(pairs), equal, parse_rate(programs, grammar))
 
 
 def check_gate(quality: dict[str, Quality], gate: float) -> None:
@@ -50,12 +51,10 @@ def check_gate(quality: dict[str, Quality], gate: float) -> None:
     if served >= gate * reference:
         return
     hops = [hop for hop in HOPS if hop in quality]
-    losses = {
-        f"{a} -> {b}": quality[a].exact_match - quality[b].exact_match for a, b in zip(hops, hops[1:], strict=False)
-    }
+    losses = {f"{a} -> {b}": quality[a].exact_match - quality[b].exact_match for a, b in pairwise(hops)}
     worst = max(losses, key=lambda hop: losses[hop])
     raise GateError(
-        f"exact match fell from {reference:.1%} (adapter, fp32) to {served:.1%} (as served), below the gate of {gate:.0%}; "
-        f"the hop {worst} lost {losses[worst]:.1%}; no bundle was written",
+        f"exact match fell from {reference:.1%} (adapter, fp32) to {served:.1%} (as served), "
+        f"below the gate of {gate:.0%}; the hop {worst} lost {losses[worst]:.1%}; no bundle was written",
         hint="take '--quantize int8', measure on more rows (--eval-rows), or lower --gate",
     )

@@ -1,13 +1,14 @@
-"""Blockwise weight quantisation: MatMul -> MatMulNBits, embedding Gather -> GatherBlockQuantized (ONNX Runtime's ContribOperators.md).
+"""Blockwise weight quantisation: MatMul -> MatMulNBits, embedding Gather -> GatherBlockQuantized.
 
-Each row of a weight is cut into blocks; a block keeps one scale and one zero point, w ~ scale * (q - zero_point). The scale is searched around
-the plain min/max one (k-quant's idea in llama.cpp) for the least squared error, weighted by the mean square of the input channel where
-calibration gives it, so that channels that carry large activations are kept best.
+The operators are those of ONNX Runtime's ContribOperators.md. Each row of a weight is cut into blocks; a block keeps
+one scale and one zero point, w ~ scale * (q - zero_point). The scale is searched below the plain min/max one (k-quant's
+idea in llama.cpp) for the least squared error, weighted by the mean square of the input channel where calibration gives
+it, so that channels that carry large activations are kept best.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -74,12 +75,16 @@ class QuantizedWeight:
 def quantize_weight(
     weight: torch.Tensor, recipe: Recipe, bits: int, importance: torch.Tensor | None = None
 ) -> QuantizedWeight:
-    """Quantise fp32 [rows, channels]; ``importance`` fp32 [channels] weighs the error."""
+    """Quantise fp32 [rows, channels]; ``importance`` fp32 [channels] weighs the error.
+
+    Raises:
+        ExportError: ``channels`` is no multiple of the block size.
+    """
     rows, channels = weight.shape
     if channels % recipe.block_size:
         raise ExportError(
             f"a weight of {channels} input channels cannot be cut into blocks of {recipe.block_size}",
-            hint="take a smaller block size",
+            hint="take '--quantize none'",
         )
     parts = [
         _quantize_rows(weight[i : i + _ROWS_AT_ONCE], recipe, bits, importance) for i in range(0, rows, _ROWS_AT_ONCE)
@@ -88,33 +93,25 @@ def quantize_weight(
     return QuantizedWeight(codes, scales, zero_points, bits, recipe.block_size)
 
 
-def quantize_model(
-    model: onnx.ModelProto,
-    recipe: Recipe,
-    importance_of: ImportanceOf | None = None,
-    progress: Callable[[], None] = lambda: None,
-) -> None:
+def quantize_model(model: onnx.ModelProto, recipe: Recipe, importance_of: ImportanceOf | None = None) -> None:
     """Quantise every weight matrix of a graph in place: projections, head and embedding.
 
     Args:
         model: fp32 graph with all weights inside.
         recipe: how.
         importance_of: node name -> mean square of its input channels.
-        progress: called after each weight.
+
+    Raises:
+        ExportError: a weight cannot be cut into blocks.
     """
     graph = model.graph
-    weights = {weight.name: weight for weight in graph.initializer}
+    weights = {weight.name: weight for weight in graph.initializer if len(weight.dims) == 2}
     for index, node in enumerate(list(graph.node)):
-        replacement = None
         if node.op_type == "MatMul" and node.input[1] in weights:
-            replacement = _quantized_matmul(
-                graph, node, weights[node.input[1]], recipe, (importance_of or {}).get(node.name)
-            )
-        elif node.op_type == "Gather" and node.input[0] in weights and len(weights[node.input[0]].dims) == 2:
-            replacement = _quantized_gather(graph, node, weights[node.input[0]], recipe)
-        if replacement is not None:
-            graph.node[index].CopyFrom(replacement)
-            progress()
+            importance = (importance_of or {}).get(node.name)
+            graph.node[index].CopyFrom(_quantized_matmul(graph, node, weights[node.input[1]], recipe, importance))
+        elif node.op_type == "Gather" and node.input[0] in weights:
+            graph.node[index].CopyFrom(_quantized_gather(graph, node, weights[node.input[0]], recipe))
     used = {name for node in graph.node for name in node.input}
     kept = [weight for weight in graph.initializer if weight.name in used]
     del graph.initializer[:]
@@ -162,8 +159,9 @@ def _quantized_matmul(
     quantized = quantize_weight(matrix, recipe, bits, None if importance is None else torch.from_numpy(importance))
     inputs = [node.input[0], *_add_weights(graph, f"{node.name}.weight", quantized, quantized.packed_codes())]
     return helper.make_node(
-        "MatMulNBits", inputs, list(node.output), name=node.name, domain="com.microsoft", K=matrix.shape[1], N=matrix.shape[0],
-        bits=bits, block_size=recipe.block_size, accuracy_level=recipe.accuracy_level,
+        "MatMulNBits", inputs, list(node.output), name=node.name, domain="com.microsoft",
+        K=matrix.shape[1], N=matrix.shape[0], bits=bits, block_size=recipe.block_size,
+        accuracy_level=recipe.accuracy_level,
     )  # fmt: skip
 
 
@@ -175,8 +173,8 @@ def _quantized_gather(
     packed = quantized.packed_codes().reshape(weight.dims[0], -1)
     codes, scales, zero_points = _add_weights(graph, f"{node.name}.weight", quantized, packed)
     return helper.make_node(
-        "GatherBlockQuantized", [codes, node.input[1], scales, zero_points], list(node.output), name=node.name, domain="com.microsoft",
-        bits=bits, block_size=recipe.block_size, gather_axis=0, quantize_axis=1,
+        "GatherBlockQuantized", [codes, node.input[1], scales, zero_points], list(node.output), name=node.name,
+        domain="com.microsoft", bits=bits, block_size=recipe.block_size, gather_axis=0, quantize_axis=1,
     )  # fmt: skip
 
 

@@ -10,11 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
-from edgedsl.grammars.flow_programs import sample
-from edgedsl.grammars.flow_sentences import sentence
-
 from edgedsl import atomic
 from edgedsl.errors import DataError
+from edgedsl.grammars.flow_programs import sample
+from edgedsl.grammars.flow_sentences import sentence
 
 SHAPES = {"act": 15, "ask": 10, "one": 45, "if": 20, "many": 10}  # percent
 # A function keeps at least this many structures for training; a part takes about this share of a shape's structures.

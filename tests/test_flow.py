@@ -8,12 +8,12 @@ from random import Random
 import llguidance
 import numpy as np
 import pytest
-from edgedsl.grammars import flow_phrases, flow_signatures
-from edgedsl.grammars.flow_pairs import SHAPES, Pair, generate, split, write_dataset
-from edgedsl.grammars.flow_signatures import FUNCTIONS
 
 from edgedsl.errors import DataError
 from edgedsl.grammar import Grammar
+from edgedsl.grammars import flow_phrases, flow_signatures
+from edgedsl.grammars.flow_pairs import SHAPES, Pair, generate, split, write_dataset
+from edgedsl.grammars.flow_signatures import FUNCTIONS
 
 FOLDER = files("edgedsl.grammars")
 CASES = [json.loads(line) for line in (FOLDER / "flow.cases.jsonl").read_text(encoding="utf-8").splitlines()]

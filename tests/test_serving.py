@@ -105,6 +105,17 @@ def test_openapi_is_complete_and_docs_pages_are_absent() -> None:
     talk(scenario)
 
 
+def test_fastapi_sends_no_telemetry(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FASTAPI_OTEL_AUTO_CONFIGURE", "true")
+    with queue_of(FakeEngine()) as queue:
+        app = create_app(queue)
+    telemetry = getattr(app, "_native_telemetry", None)  # older versions of FastAPI have none
+    assert telemetry is None or not telemetry.enabled()
+    assert not any(
+        getattr(app, "_telemetry", {}).get(name) for name in ("tracing", "metrics", "logs", "auto_configure")
+    )
+
+
 # --- the openai client ---
 
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import llguidance
 import pytest
-from edgedsl.bench import thingtalk_project
 
+from edgedsl.bench import thingtalk_project
 from edgedsl.catalogue import Catalogue, bind
 from edgedsl.errors import DataError
 from edgedsl.grammar import Grammar

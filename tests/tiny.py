@@ -107,7 +107,10 @@ def write_pairs(path: Path, copies: int = 1) -> Path:
 
 
 def tiny_llama(folder: Path, seed: int = 0) -> Path:
-    """Write a random 2-layer LlamaForCausalLM (hidden 32, 4 heads, 2 kv heads) with its tokenizer; returns the folder."""
+    """Write a random 2-layer LlamaForCausalLM (hidden 32, 4 heads of 16, 2 kv heads) with its tokenizer.
+
+    Returns the folder. Heads of 16 are the narrowest that GroupQueryAttention takes.
+    """
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -119,6 +122,7 @@ def tiny_llama(folder: Path, seed: int = 0) -> Path:
         num_hidden_layers=2,
         num_attention_heads=4,
         num_key_value_heads=2,
+        head_dim=16,
         max_position_embeddings=256,
         tie_word_embeddings=True,
         bos_token_id=backend.token_to_id(BOS_TOKEN),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+from typing import IO, Any
 
 import click
 
@@ -28,8 +29,32 @@ COMMANDS = {
 }
 
 
+class ReaderGone(click.ClickException):
+    """Nobody reads our output any more (`| head`). Click by itself would exit with 1, which means a bug of ours."""
+
+    exit_code = 141  # what a shell reports for SIGPIPE
+
+    def show(self, file: IO[Any] | None = None) -> None:
+        """Say nothing, and let Python's flush at exit succeed."""
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+
+
 class LazyGroup(click.Group):
     """A group that imports a command's module when the command runs."""
+
+    def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
+        """Parse; prints help and version."""
+        try:
+            return super().make_context(*args, **kwargs)
+        except BrokenPipeError as exc:
+            raise ReaderGone("") from exc
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command."""
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError as exc:
+            raise ReaderGone("") from exc
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """In the order of the work, not of the alphabet."""
@@ -57,7 +82,7 @@ class LazyGroup(click.Group):
 
             near = difflib.get_close_matches(args[0], COMMANDS, n=1)
             if near and "Did you mean" not in exc.message:
-                exc.message += f" Did you mean '{near[0]}'?"
+                raise click.UsageError(f"{exc.message} Did you mean '{near[0]}'?", exc.ctx) from exc
             raise
 
 
@@ -90,7 +115,3 @@ def main() -> None:
     except (click.Abort, KeyboardInterrupt):
         click.echo("stopped", err=True)
         sys.exit(130)
-    except BrokenPipeError:
-        # The reader went away (`| head`); Python would complain again while flushing at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        sys.exit(141)

@@ -19,9 +19,10 @@ from edgedsl.cli.options import json_option, project_option, section_options
 def command(project_file: Path | None, offline: bool, as_json: bool, **flags: Any) -> None:
     """Merge the adapter, export to ONNX, quantise, check each hop, and write the bundle.
 
-    Each hop (adapter, merged, onnx, quantized) is compared with the one before it: difference of the logits, agreement of the likeliest token
-    with near-ties counted apart, exact match on the dev pairs. When the quantised model keeps less than --gate of the adapter's exact match, no
-    bundle is written and an older one stays as it is.
+    Each hop (adapter, merged, onnx, quantized) is compared with the one before it: difference of the logits,
+    agreement of the likeliest token with near-ties counted apart, exact match on the dev pairs. When the quantised
+    model keeps less than --gate of the adapter's exact match, no bundle is written and an older one stays as it is.
+    With --smoke the folder gets the ending -smoke.
     """
     from edgedsl.config import load_config, override
     from edgedsl.exporters.pipeline import export, read_report

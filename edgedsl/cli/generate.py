@@ -32,11 +32,11 @@ def command(
     as_json: bool,
     **flags: Any,
 ) -> None:
-    r"""Turn SENTENCES into programs, one a line.
+    """Turn SENTENCES into programs, one a line.
 
-    Without arguments, reads JSONL from standard input: objects with "prompt" (or plain JSON strings). A sentence that fails gives an error line on
-    stderr (with --json: an "error" object in its place), the others go on, and the exit code is that of the last failure. Programs cut off at
-    --max-tokens are reported and make the exit code 11.
+    Without arguments, reads JSONL from standard input: objects with "prompt" (or plain JSON strings). A sentence that
+    fails gives an error line on stderr (with --json: an "error" object in its place), the others go on, and the exit
+    code is that of the last failure. Programs cut off at --max-tokens are reported and make the exit code 11.
 
     \b
       edgedsl generate "text Ana on my way"
@@ -57,18 +57,25 @@ def command(
     )
     click.echo(f"{engine.name} on {engine.execution_provider}, loaded in {engine.load_ms:.0f} ms", err=True)
     exit_code = 0
-    for sentence in sentences or _read_jsonl(sys.stdin):
+    for sentence in sentences or _read_jsonl(sys.stdin.buffer):
         exit_code = _answer(engine, sentence, params, stream=stream and not as_json, as_json=as_json) or exit_code
     sys.exit(exit_code)
 
 
 def _answer(engine: Any, sentence: str | RequestError, params: Any, *, stream: bool, as_json: bool) -> int:
+    pieces: list[str] = []
+
+    def show(piece: str) -> None:
+        pieces.append(piece)
+        click.echo(piece, nl=False)
+
     try:
         if isinstance(sentence, RequestError):
             raise sentence
-        on_text = (lambda piece: click.echo(piece, nl=False)) if stream else None
-        completion = engine.generate(sentence, params, on_text=on_text)
+        completion = engine.generate(sentence, params, on_text=show if stream else None)
     except EdgeDSLError as exc:
+        if pieces:
+            click.echo()  # what was streamed is no program; the next one starts on a line of its own
         click.echo(f"error: {exc.message}", err=True)
         if exc.hint:
             click.echo(f"hint: {exc.hint}", err=True)
@@ -85,21 +92,17 @@ def _answer(engine: Any, sentence: str | RequestError, params: Any, *, stream: b
     return 0
 
 
-def _read_jsonl(lines: Iterable[str]) -> Iterator[str | RequestError]:
+def _read_jsonl(lines: Iterable[bytes]) -> Iterator[str | RequestError]:
     for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except ValueError as exc:
-            yield RequestError(
-                f"standard input, line {number}: not JSON: {exc}", hint='write {"prompt": "..."} or "..." a line'
-            )
-            continue
-        prompt = row.get("prompt") if isinstance(row, dict) else row
-        if isinstance(prompt, str):
-            yield prompt
-        else:
-            yield RequestError(
-                f'standard input, line {number}: no string "prompt"', hint='write {"prompt": "..."} a line'
-            )
+        if line.strip():
+            yield _sentence(line, f"standard input, line {number}")
+
+
+def _sentence(line: bytes, where: str) -> str | RequestError:
+    hint = 'write {"prompt": "..."} or "..." a line'
+    try:
+        row = json.loads(line.decode("utf-8-sig"))
+    except (ValueError, RecursionError) as exc:
+        return RequestError(f"{where}: not JSON: {exc}", hint=hint)
+    prompt = row.get("prompt") if isinstance(row, dict) else row
+    return prompt if isinstance(prompt, str) else RequestError(f'{where}: no string "prompt"', hint=hint)

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import click
 
-# Enough for any try-out; the generator would run for hours on a typing error.
-_MAX_ROWS = 200_000
+# Above this the generator of pairs no longer fills a split by group.
+_MAX_ROWS = 5000
 _NEXT = ("edgedsl data check", "edgedsl train", "edgedsl export", 'edgedsl generate "turn on the heater"')
 
 

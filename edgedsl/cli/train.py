@@ -33,5 +33,4 @@ def command(project_file: Path | None, resume: bool, force: bool, offline: bool,
 
     from edgedsl.training.run import train
 
-    output = train(config, resume=resume, offline=offline, force=force)
-    click.echo(f"adapter written to {output}; next: edgedsl export", err=True)
+    train(config, resume=resume, offline=offline, force=force)

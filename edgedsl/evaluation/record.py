@@ -63,7 +63,9 @@ def busy_caveat(load: float | None) -> list[str]:
     cores = available_cores()
     if load is None or load <= BUSY * cores:
         return []
-    return [f"The machine was busy: load average {load:g} on {cores} cores at the start. Times are longer than its own."]
+    return [
+        f"The machine was busy: load average {load:g} on {cores} cores at the start. Times are longer than its own."
+    ]
 
 
 def check_answered(num_rows: int, errors: list[str]) -> None:

@@ -12,7 +12,7 @@ MIN_SAMPLES = {50: 1, 95: 20, 99: 100}
 
 
 def summary(values: Sequence[float]) -> dict[str, Any]:
-    """``num``, ``mean``, ``min``, ``max`` and ``p50``, ``p95`` (from 20 samples), ``p99`` (from 100); None where there are too few."""
+    """``num``, ``mean``, ``min``, ``max``, ``p50``, ``p95`` (from 20 samples), ``p99`` (from 100); else None."""
     numbers = np.asarray(values, np.float64)
     some = len(numbers) > 0
     return {
@@ -31,6 +31,6 @@ def percentile(values: Sequence[float], q: int) -> float | None:
     return round(float(np.percentile(np.asarray(values, np.float64), q)), 3)
 
 
-def share(part: int, whole: int) -> float | None:
+def ratio(part: float, whole: float) -> float | None:
     """``part / whole``; None of nothing."""
     return round(part / whole, 6) if whole else None

@@ -44,6 +44,7 @@ class Decoder:
         self._kv = [
             ort.OrtValue.ortvalue_from_shape_and_type(shape, np.float32, self._device) for _ in range(num_buffers)
         ]
+        self._is_past_second = False  # growing: whether the second half of the buffers holds the past
         if info.kv_layout == "shared":
             self._bind_shared()
 
@@ -83,6 +84,7 @@ class Decoder:
                 "the model failed to run one step", hint="run 'edgedsl bundle verify' and 'edgedsl doctor'"
             ) from exc
         self.length = total
+        self._is_past_second = not self._is_past_second
         return logits[0]
 
     def _bind(self, tokens: NDArray[np.int64], logits: NDArray[np.float32], total: int) -> None:
@@ -104,7 +106,6 @@ class Decoder:
         half = len(self._kv) // 2
         first, second = self._kv[:half], self._kv[half:]
         sources, targets = (second, first) if self._is_past_second else (first, second)
-        self._is_past_second = not self._is_past_second
         heads, width = self.info.num_kv_heads, self.info.head_dim
         for index, (past, present) in enumerate(self._kv_names()):
             self._binding.bind_input(

@@ -59,7 +59,7 @@ def _provider_name(execution_provider: str) -> str:
     available: list[Any] = ort.get_available_providers()
     if name not in available:
         raise ProviderError(
-            f"execution provider '{execution_provider}' was asked for, but this ONNX Runtime has only {', '.join(available)}",
-            hint="install the GPU build (pip install 'edgedsl[gpu]' in a fresh environment), or ask for cpu; see 'edgedsl doctor'",
+            f"execution provider '{execution_provider}' was asked for, this ONNX Runtime has {', '.join(available)}",
+            hint="install edgedsl[gpu] in a fresh environment, or ask for cpu; 'edgedsl doctor' says more",
         )
     return name

@@ -35,7 +35,9 @@ class Completion:
     """A program. ``str()`` of it is its text.
 
     Attributes:
-        finish_reason: ``stop``: a whole program; ``length``: cut at max_tokens, may not parse; ``cancelled``: the caller left.
+        token_ids: without the end token.
+        finish_reason: ``stop``: a whole program; ``length``: cut at max_tokens, may not parse; ``cancelled``: the
+            caller left.
     """
 
     text: str

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +12,7 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 
 from edgedsl.data.pairs import Pair
+from edgedsl.errors import TrainingError
 from edgedsl.evaluation.torch_decoder import TorchDecoder
 from edgedsl.training.batches import Example, collate
 from edgedsl.training.lora import TargetHead, target_loss
@@ -69,6 +71,10 @@ class Evaluator:
         if self._accelerator.num_processes > 1:
             parts = gather_object(parts)
         loss, targets, hits, rows = (sum(column) for column in zip(*parts, strict=True))
+        if not math.isfinite(loss):
+            raise TrainingError(
+                f"the dev loss is {loss}", hint="lower [train] learning_rate and start again with --force"
+            )
         return Evaluation(loss / targets, hits / rows if rows else None)
 
     @torch.inference_mode()

@@ -17,7 +17,7 @@ from rich.console import Console
 
 from edgedsl.config import Config
 from edgedsl.data.project import ProjectInputs, open_inputs
-from edgedsl.errors import DataError, ModelError, TrainingError
+from edgedsl.errors import DataError, TrainingError
 from edgedsl.evaluation.torch_decoder import TorchDecoder
 from edgedsl.training import hardware, lora
 from edgedsl.training.adapter import RUN_FILE, write_adapter
@@ -68,6 +68,7 @@ def train(config: Config, *, resume: bool, offline: bool = False, force: bool = 
         if accelerator.is_main_process:
             write_adapter(output, config, inputs, pairs, trainer, identity)
     accelerator.wait_for_everyone()
+    _say(accelerator, f"adapter written to '{output}'; next: edgedsl export")
     return output
 
 
@@ -147,7 +148,7 @@ def _trainer(
     section = config.train
     examples = encode(pairs.train, inputs.tokenizer, inputs.template)
     base = lora.load_base(inputs.base.path, section, dtype, accelerator.device)
-    _check_fit(base, inputs, examples)
+    _check_fit(base, examples)
     model = lora.add_lora(base, section, config.project.base_model)
     order = np.random.default_rng(section.seed).permutation(len(pairs.dev))
     decoded = [pairs.dev[i] for i in order[: section.eval_rows]]
@@ -159,13 +160,7 @@ def _trainer(
     return Trainer(model, examples, section, accelerator, evaluator, store, dtype)
 
 
-def _check_fit(model: Any, inputs: ProjectInputs, examples: Sequence[Example]) -> None:
-    rows = model.get_input_embeddings().weight.shape[0]
-    if inputs.tokenizer.vocab_size > rows:
-        raise ModelError(
-            f"the tokenizer of '{inputs.base.name}' has {inputs.tokenizer.vocab_size} tokens, the model {rows}",
-            hint="use the tokenizer.json that belongs to the model",
-        )
+def _check_fit(model: Any, examples: Sequence[Example]) -> None:
     context = getattr(model.config, "max_position_embeddings", None)
     longest = max(example.num_tokens for example in examples)
     if context is not None and longest > context:

@@ -1,0 +1,171 @@
+"""The tables of README.md, made from the files in bench/results/.
+
+Run ``python -m edgedsl.bench.table`` in the repository root; ``--check`` only says whether README.md is current.
+bench/README.md describes the files.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+from edgedsl import atomic
+from edgedsl.errors import DataError, EdgeDSLError
+from edgedsl.evaluation.record import RESULT_SCHEMA
+
+START, END = "<!-- bench:start -->", "<!-- bench:end -->"
+KINDS = ("quality", "latency")
+CAPTION = ("model", "grammar", "cpu", "command")
+_NAME = re.compile(r"[a-z0-9.-]+_[a-z0-9.-]+_\d{6}\.json")
+_TITLES = {
+    "ttft_ms_p50": "first token, ms", "tpot_ms_p50": "further token, ms", "e2el_ms_p50": "whole answer p50, ms",
+    "e2el_ms_p95": "p95, ms", "e2el_ms_p99": "p99, ms", "output_throughput": "tokens/s",
+    "programs_per_s": "programs/s", "load_ms": "load, ms", "peak_memory_bytes": "peak memory",
+    "exact_match_unseen": "exact match, unseen targets", "nearest_neighbour_exact_match": "nearest neighbour",
+    "no_grammar_parse_rate": "parse rate without grammar",
+}  # fmt: skip
+_PERCENT = re.compile(r"exact_match|_rate\b|_share\b|^validity$|^execution_match$")
+
+
+def render(results: Path) -> str:
+    """Markdown of every ``*.json`` in a folder: quality first, then latency, each by file name.
+
+    Raises:
+        DataError: a file of another name or shape; the message names it.
+    """
+    documents = [(path, read_result(path)) for path in sorted(results.glob("*.json"))]
+    documents.sort(key=lambda item: KINDS.index(item[1]["kind"]))
+    return "\n\n".join(_table(path, document) for path, document in documents)
+
+
+def read_result(path: Path) -> dict[str, Any]:
+    """Read and check one result.
+
+    Raises:
+        DataError: a name that is not ``<what>_<hardware>_<yyyymm>.json``, or a file of another shape.
+    """
+    if not _NAME.fullmatch(path.name):
+        raise DataError(f"result '{path}' is not named <what>_<hardware>_<yyyymm>.json", hint="rename it")
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as exc:
+        raise DataError(f"result '{path}' cannot be read: {exc}") from exc
+    problem = _problem(document)
+    if problem:
+        raise DataError(f"result '{path}': {problem}", hint="bench/README.md describes the format")
+    assert isinstance(document, dict)
+    return document
+
+
+def insert(readme: str, tables: str) -> str:
+    """The text with what stands between the markers replaced.
+
+    Raises:
+        DataError: the markers are not there exactly once and in order.
+    """
+    before, start, rest = readme.partition(START)
+    _, end, after = rest.partition(END)
+    if not start or not end or START in after or END in before or END in after:
+        raise DataError(f"README.md needs the lines '{START}' and '{END}', once each", hint="put them back")
+    return f"{before}{START}\n{tables}\n{END}{after}" if tables else f"{before}{START}\n{END}{after}"
+
+
+def _problem(document: Any) -> str | None:
+    if not isinstance(document, dict):
+        return f"holds a {type(document).__name__}, expected an object"
+    if document.get("schema") != RESULT_SCHEMA:
+        return f"schema is {document.get('schema')!r}, expected {RESULT_SCHEMA}"
+    if document.get("kind") not in KINDS:
+        return f"kind is {document.get('kind')!r}, expected one of {', '.join(KINDS)}"
+    if not isinstance(document.get("title"), str) or not document["title"]:
+        return "title is missing"
+    caption, rows = document.get("caption"), document.get("rows")
+    if not isinstance(caption, dict) or not all(isinstance(caption.get(n), str) and caption[n] for n in CAPTION):
+        return f"caption needs the texts {', '.join(CAPTION)}"
+    if not isinstance(document.get("caveats", []), list):
+        return "caveats are not a list"
+    if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) and row for row in rows):
+        return "rows is not a list of objects with at least one"
+    if any(list(row) != list(rows[0]) for row in rows):
+        return "rows have different columns"
+    if any(isinstance(value, dict | list) for row in rows for value in row.values()):
+        return "a cell holds a list or an object, expected a text, a number or null"
+    return None
+
+
+def _table(path: Path, document: dict[str, Any]) -> str:
+    columns = list(document["rows"][0])
+    lines = [
+        f"**{_text(document['title'])}.** {_caption(document['caption'])} [{path.name}](bench/results/{path.name})",
+        "",
+        *(f"- {_text(line)}" for line in document.get("caveats", [])),
+        *([""] if document.get("caveats") else []),
+        f"| {' | '.join(_title(column) for column in columns)} |",
+        f"|{' --- |' * len(columns)}",
+    ]
+    lines += [f"| {' | '.join(_cell(name, row[name]) for name in columns)} |" for row in document["rows"]]
+    return "\n".join(lines)
+
+
+def _caption(caption: dict[str, str]) -> str:
+    model, grammar, cpu = (_text(caption[name]) for name in CAPTION[:3])
+    return f"Model {model}; grammar {grammar}; {cpu}; `{caption['command'].replace('`', '')}`."
+
+
+def _title(column: str) -> str:
+    return _text(_TITLES.get(column, column.replace("_", " ")))
+
+
+def _cell(column: str, value: Any) -> str:
+    """How a value is written follows from the column's name."""
+    if value is None:
+        return "-"
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return _text(str(value))
+    if _PERCENT.search(column):
+        return f"{value:.1%}"
+    if column.endswith("_bytes"):
+        return f"{value / (1 << 20):.0f} MiB"
+    if "_ms" in column:
+        return f"{value:.1f}"
+    return f"{value:,d}" if isinstance(value, int) else f"{value:.4g}"
+
+
+def _text(value: str) -> str:
+    """Text that stays in its cell and is no HTML."""
+    return re.sub(r"\s+", " ", value).replace("|", "\\|").replace("<", "&lt;")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Write the tables into README.md, or check them."""
+    parser = argparse.ArgumentParser(prog="python -m edgedsl.bench.table", description=__doc__)
+    parser.add_argument("--check", action="store_true", help="change nothing; exit 5 when README.md is not current")
+    parser.add_argument("--results", type=Path, default=Path("bench/results"), help="folder of the results")
+    parser.add_argument("--readme", type=Path, default=Path("README.md"), help="file with the markers")
+    options = parser.parse_args(arguments)
+    try:
+        _run(options.readme, options.results, check=options.check)
+    except EdgeDSLError as exc:
+        print(f"error: {exc.message}" + (f"\nhint: {exc.hint}" if exc.hint else ""), file=sys.stderr)
+        return exc.exit_code
+    return 0
+
+
+def _run(readme: Path, results: Path, *, check: bool) -> None:
+    try:
+        old = readme.read_text(encoding="utf-8")
+    except OSError as exc:
+        raise DataError(f"'{readme}' cannot be read: {exc.strerror}", hint="run it in the repository root") from exc
+    new = insert(old, render(results))
+    if check and new != old:
+        raise DataError(f"the tables in '{readme}' are not current", hint="run 'python -m edgedsl.bench.table'")
+    if new != old:
+        atomic.write_text(readme, new)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

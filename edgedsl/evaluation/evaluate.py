@@ -1,0 +1,227 @@
+"""How good a bundle is on pairs: with the grammar, without it, against memory, and where it misses."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from edgedsl.config import Config
+from edgedsl.data.baseline import NearestNeighbour
+from edgedsl.data.pairs import Pair, read_pairs
+from edgedsl.evaluation.answers import Answer, answer, latencies
+from edgedsl.evaluation.misses import count_classes, miss_class
+from edgedsl.evaluation.progress import track
+from edgedsl.evaluation.record import busy_caveat, describe, load_average
+from edgedsl.evaluation.statistics import ratio
+from edgedsl.grammar import Grammar
+from edgedsl.runtime.engine import Engine
+from edgedsl.runtime.sampling import SamplingParams
+
+
+@dataclass(frozen=True)
+class Row:
+    """One pair and what came of it.
+
+    Attributes:
+        miss: why the prediction is not the target (:func:`edgedsl.evaluation.misses.miss_class`); None for a hit.
+        no_grammar: the answer decoded without the grammar; None where that was not done.
+        is_seen: whether the target stands in the training pairs; None where these are not known.
+        neighbour: the target of the nearest training prompt; None where these are not known.
+    """
+
+    pair: Pair
+    answer: Answer
+    parses: bool
+    miss: str | None
+    no_grammar: Answer | None
+    no_grammar_parses: bool
+    is_seen: bool | None
+    neighbour: str | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for predictions.jsonl."""
+        given, free = self.answer, self.no_grammar
+        return {
+            "id": self.pair.id,
+            "prompt": self.pair.prompt,
+            "target": self.pair.target,
+            "prediction": given.text,
+            "exact_match": self.miss is None,
+            "miss": self.miss,
+            "parses": self.parses,
+            "finish_reason": given.finish_reason,
+            "error": given.error,
+            "completion_tokens": given.completion_tokens,
+            "e2el_ms": round(given.e2el_ms, 3),
+            "target_in_train": self.is_seen,
+            "nearest_neighbour": self.neighbour,
+            "no_grammar": None
+            if free is None
+            else {"prediction": free.text, "parses": self.no_grammar_parses, "error": free.error},
+        }
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """``record`` is result.json (no row of the data in it), ``rows`` are the lines of predictions.jsonl."""
+
+    record: dict[str, Any]
+    rows: list[Row]
+
+    @property
+    def errors(self) -> list[str]:
+        """Messages of the rows that failed."""
+        return [row.answer.error for row in self.rows if row.answer.error is not None]
+
+
+def evaluate_bundle(
+    config: Config, bundle: Path, pairs_file: Path, *, num_rows: int | None, num_no_grammar: int, command: str
+) -> Evaluation:
+    """Load a bundle and measure it on pairs; the training pairs of ``config`` give the baseline where they exist.
+
+    Args:
+        num_rows: take so many pairs from the start; None takes all.
+        num_no_grammar: decode so many of them also without the grammar.
+        command: goes into the record.
+
+    Raises:
+        DataError: pairs that cannot be read.
+        BundleError: not a complete, unchanged bundle.
+        ProviderError: the execution provider cannot run here.
+    """
+    every = read_pairs(pairs_file)
+    pairs = every[:num_rows]
+    train_file = config.path(config.data.train)
+    train = read_pairs(train_file) if train_file.exists() else None
+    params = SamplingParams(**vars(config.generate))
+    load = load_average()
+    engine = Engine.from_bundle(
+        bundle, execution_provider=config.runtime.execution_provider, num_threads=config.runtime.num_threads
+    )
+    rows = evaluate(engine, pairs, train, params, num_no_grammar=num_no_grammar)
+    measured = summarise(rows)
+    caveats = [*busy_caveat(load), *_caveats(config, measured, len(every), params)]
+    record = {
+        **describe(engine, bundle, command),
+        "kind": "quality",
+        "title": f"Quality of {engine.name}",
+        "caveats": caveats,
+        "pairs": {"name": pairs_file.name, "sha256": hashlib.sha256(pairs_file.read_bytes()).hexdigest()},
+        "sampling": asdict(params),
+        "load_average": load,
+        "rows": [_table_row(engine, measured)],
+        "summary": measured,
+        "config": config.to_dict(),
+    }
+    return Evaluation(record, rows)
+
+
+def evaluate(
+    engine: Engine, pairs: Sequence[Pair], train: Sequence[Pair] | None, params: SamplingParams, *, num_no_grammar: int
+) -> list[Row]:
+    """Decode every pair under the grammar, and the first ``num_no_grammar`` also without it."""
+    seen = {pair.target.strip() for pair in train or ()}
+    neighbours = NearestNeighbour(train) if train else None
+    constrained = [answer(engine, pair.prompt, params) for pair in track(pairs, "with the grammar")]
+    head = pairs[:num_no_grammar]
+    free = [answer(engine, p.prompt, params, constrained=False) for p in track(head, "without it")] if head else []
+    return [
+        _row(
+            engine.grammar,
+            pair,
+            given,
+            free[number] if number < len(free) else None,
+            is_seen=pair.target.strip() in seen if train else None,
+            neighbour=neighbours.predict(pair.prompt) if neighbours else None,
+        )
+        for number, (pair, given) in enumerate(zip(pairs, constrained, strict=True))
+    ]
+
+
+def _row(
+    grammar: Grammar, pair: Pair, given: Answer, free: Answer | None, *, is_seen: bool | None, neighbour: str | None
+) -> Row:
+    miss = None
+    if not given.is_exact(pair.target):
+        miss = miss_class(grammar, pair.target, given.text, finish_reason=given.finish_reason)
+    parses = given.error is None and grammar.accepts(given.text)
+    free_parses = free is not None and free.error is None and grammar.accepts(free.text)
+    return Row(pair, given, parses, miss, free, free_parses, is_seen, neighbour)
+
+
+def summarise(rows: Sequence[Row]) -> dict[str, Any]:
+    """The numbers of result.json. Every share counts rows that failed as misses; None is: not measured."""
+    free = [row for row in rows if row.no_grammar is not None]
+    unseen = [row for row in rows if row.is_seen is False]
+    near = [row for row in rows if row.neighbour is not None]
+    return {
+        "num_rows": len(rows),
+        "num_errors": sum(row.answer.error is not None for row in rows),
+        "num_cut_off": sum(row.answer.finish_reason == "length" for row in rows),
+        "exact_match": ratio(sum(row.miss is None for row in rows), len(rows)),
+        "parse_rate": ratio(sum(row.parses for row in rows), len(rows)),
+        "no_grammar": _no_grammar(free),
+        "unseen_targets": {
+            "num_rows": len(unseen) if near else None,
+            "exact_match": ratio(sum(row.miss is None for row in unseen), len(unseen)),
+        },
+        "nearest_neighbour_exact_match": ratio(
+            sum((row.neighbour or "").strip() == row.pair.target.strip() for row in near), len(near)
+        ),
+        "tokens_per_answer": ratio(
+            sum(row.answer.completion_tokens for row in rows), sum(row.answer.error is None for row in rows)
+        ),
+        "latency": latencies(row.answer for row in rows),
+        "misses": [{"class": name, "count": n} for name, n in count_classes(row.miss for row in rows if row.miss)],
+    }
+
+
+def _no_grammar(rows: Sequence[Row]) -> dict[str, Any]:
+    """The same rows with and without the grammar."""
+    answers = [(row, row.no_grammar) for row in rows if row.no_grammar is not None]
+    return {
+        "num_rows": len(rows),
+        "num_errors": sum(free.error is not None for _, free in answers),
+        "num_cut_off": sum(free.finish_reason == "length" for _, free in answers),
+        "parse_rate": ratio(sum(row.no_grammar_parses for row in rows), len(rows)),
+        "exact_match": ratio(sum(free.is_exact(row.pair.target) for row, free in answers), len(rows)),
+        "parse_rate_with_grammar": ratio(sum(row.parses for row in rows), len(rows)),
+        "exact_match_with_grammar": ratio(sum(row.miss is None for row in rows), len(rows)),
+    }
+
+
+def _table_row(engine: Engine, measured: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "bundle": engine.name,
+        "rows": measured["num_rows"],
+        "exact_match": measured["exact_match"],
+        "exact_match_unseen": measured["unseen_targets"]["exact_match"],
+        "nearest_neighbour_exact_match": measured["nearest_neighbour_exact_match"],
+        "parse_rate": measured["parse_rate"],
+        "no_grammar_parse_rate": measured["no_grammar"]["parse_rate"],
+        "cut_off": measured["num_cut_off"],
+        "errors": measured["num_errors"],
+        "e2el_ms_p50": measured["latency"]["e2el_ms"]["p50"],
+    }
+
+
+def _caveats(config: Config, measured: dict[str, Any], num_pairs: int, params: SamplingParams) -> list[str]:
+    num_rows, num_free = measured["num_rows"], measured["no_grammar"]["num_rows"]
+    lines = []
+    if num_rows < num_pairs:
+        lines.append(f"Measured on the first {num_rows} of {num_pairs} pairs.")
+    if num_free == 0:
+        lines.append("Decoding without the grammar was not measured (--no-grammar-rows 0).")
+    elif num_free < num_rows:
+        lines.append(f"Decoding without the grammar was measured on the first {num_free} rows.")
+    if measured["unseen_targets"]["num_rows"] is None:
+        lines.append(
+            f"There are no training pairs at '{config.data.train}': neither the nearest neighbour nor the rows with "
+            "a target that training never saw could be measured."
+        )
+    if params.temperature:
+        lines.append(f"Sampled at temperature {params.temperature:g} (seed {params.seed}), not greedy.")
+    return lines

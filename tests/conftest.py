@@ -1,0 +1,45 @@
+"""Fixtures that several test files share; each is made once per session."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from tiny_export import TinyOnnx
+
+    from edgedsl.config import Config
+
+
+@pytest.fixture(scope="session")
+def tiny_onnx(tmp_path_factory: pytest.TempPathFactory) -> TinyOnnx:
+    """The tiny random Llama, exported with the shared and with the growing KV cache."""
+    import torch
+    from tiny import tiny_llama
+    from tiny_export import TinyOnnx, export_tiny
+    from transformers import AutoModelForCausalLM
+
+    folder = tmp_path_factory.mktemp("onnx")
+    model = AutoModelForCausalLM.from_pretrained(tiny_llama(folder / "base"), dtype=torch.float32).eval()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("edgedsl.exporters.optimum.is_fusable", lambda config: False)
+        growing = export_tiny(model, folder / "growing")
+    return TinyOnnx(model, export_tiny(model, folder / "shared"), growing)
+
+
+@pytest.fixture(scope="session")
+def tiny_project(tmp_path_factory: pytest.TempPathFactory) -> Config:
+    """A tiny project with a random adapter; tests must not write into it."""
+    from tiny_export import write_project
+
+    return write_project(tmp_path_factory.mktemp("project"))
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle(tiny_project: Config) -> Path:
+    """The bundle of the tiny project (int8); tests must not write into it."""
+    from edgedsl.exporters.pipeline import export
+
+    return export(tiny_project, offline=True)

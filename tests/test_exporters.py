@@ -1,0 +1,480 @@
+"""From adapter to bundle: graphs, parity, the gate, and what is left behind when a step fails."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from click.testing import CliRunner
+from safetensors import SafetensorError
+from tiny_export import CONTEXT, TinyOnnx, export_tiny, model_info
+from transformers import AutoModelForCausalLM, Gemma3TextConfig, LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config
+
+import edgedsl
+from edgedsl.bundle.manifest import open_bundle
+from edgedsl.cli import group, main
+from edgedsl.config import Config, load_config, override
+from edgedsl.errors import BundleError, EdgeDSLError, ExportError, GateError, ModelError
+from edgedsl.exporters import pipeline
+from edgedsl.exporters.attention import fuse_attention, is_fusable
+from edgedsl.exporters.calibration import channel_importance
+from edgedsl.exporters.merge import load_adapted, read_run
+from edgedsl.exporters.nf4 import round_trip
+from edgedsl.exporters.optimum import OptimumExporter, rotary_tables
+from edgedsl.exporters.parity import compare
+from edgedsl.exporters.pipeline import export
+from edgedsl.exporters.quality import Quality, check_gate
+from edgedsl.exporters.source import adapter_source
+
+SHAPE: dict[str, Any] = {
+    "vocab_size": 120,
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 256,
+}
+YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64}
+ROW = [int(i) for i in np.random.default_rng(1).integers(0, 120, 30)]
+
+
+# Graphs
+
+ARCHITECTURES: dict[str, tuple[Any, str]] = {
+    "qwen2 with biases": (Qwen2Config(**SHAPE), "shared"),
+    "mistral": (MistralConfig(**SHAPE, sliding_window=None), "shared"),
+    "llama with biases": (LlamaConfig(**SHAPE, attention_bias=True, mlp_bias=True), "shared"),
+    "llama with scaled positions": (LlamaConfig(**SHAPE, rope_scaling=YARN), "shared"),
+    "mistral with a window": (MistralConfig(**SHAPE, sliding_window=8), "growing"),
+    "qwen3": (Qwen3Config(**SHAPE, head_dim=16), "growing"),
+    "gemma3 with a window": (
+        Gemma3TextConfig(**SHAPE, head_dim=16, sliding_window=8, layer_types=["sliding_attention", "full_attention"]),
+        "growing",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_graphs_agree_with_torch(name: str, tmp_path: Path) -> None:
+    config, layout = ARCHITECTURES[name]
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+    for parameter_name, parameter in model.named_parameters():
+        if parameter_name.endswith("bias"):
+            torch.nn.init.normal_(parameter)
+    decoder = export_tiny(model, tmp_path / "graph")()
+    assert decoder.info.kv_layout == layout
+    with torch.inference_mode():
+        expected = model(torch.tensor([ROW])).logits[0].numpy()
+    np.testing.assert_allclose(decoder.forward_all(ROW), expected, atol=1e-4)
+    decoder.reset()
+    decoder.forward(ROW[:20])
+    stepped = np.array([decoder.forward([token_id]).copy() for token_id in ROW[20:]])
+    np.testing.assert_allclose(stepped, expected[20:], atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        LlamaConfig(**SHAPE, head_dim=8),
+        LlamaConfig(**SHAPE, rope_scaling={"rope_type": "dynamic", "factor": 2.0}),
+        Qwen2Config(**SHAPE, use_sliding_window=True, sliding_window=8, max_window_layers=1),
+    ],
+    ids=["narrow heads", "angles that depend on the length", "qwen2 with a window"],
+)
+def test_what_the_operator_cannot_compute_is_not_fused(config: Any) -> None:
+    assert not is_fusable(config)
+
+
+def test_fused_graph_appends_in_place_and_has_no_dead_parts(tiny_onnx: TinyOnnx) -> None:
+    graph = onnx.load(tiny_onnx.shared().session._model_path).graph
+    operators = [node.op_type for node in graph.node]
+    assert operators.count("GroupQueryAttention") == 2
+    assert not {"Softmax", "ScatterND", "Range"} & set(operators)
+    assert {value.name for value in graph.input} == {
+        "input_ids", "attention_mask", *(f"past_key_values.{i}.{part}" for i in (0, 1) for part in ("key", "value")),
+    }  # fmt: skip
+    produced = {name for node in graph.node for name in node.output} | {value.name for value in graph.output}
+    used = {name for node in graph.node for name in node.input} | {value.name for value in graph.output}
+    assert {name for node in graph.node for name in node.output[:1]} <= used
+    assert {weight.name for weight in graph.initializer} <= used
+    assert {name for name in used if name} <= produced | {v.name for v in [*graph.input, *graph.initializer]}
+
+
+def test_a_graph_without_the_expected_nodes_is_an_export_error(
+    tiny_onnx: TinyOnnx, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = Path(tiny_onnx.shared().session._model_path)  # already fused: o_proj is there, q_proj is renamed
+
+    def trace(self: OptimumExporter, model: Any, folder: Path) -> Path:
+        shutil.copytree(source.parent, folder, dirs_exist_ok=True)
+        graph = onnx.load(folder / "model.onnx")
+        for node in graph.graph.node:
+            node.name = node.name.replace("q_proj", "query")
+        onnx.save(graph, folder / "model.onnx")
+        return folder / "model.onnx"
+
+    monkeypatch.setattr(OptimumExporter, "_trace", trace)
+    with pytest.raises(ExportError, match=r"graph of 'llama' has no node .*q_proj"):
+        OptimumExporter().export(tiny_onnx.model, tmp_path, context_length=CONTEXT)
+
+
+class Unsaved:
+    """A model that cannot be saved."""
+
+    config = LlamaConfig(**SHAPE)
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+    def save_pretrained(self, folder: Path) -> None:
+        raise self.error
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (ValueError("unknown\narchitecture"), "cannot export 'llama': unknown$"),
+        (NotImplementedError(), "cannot export 'llama': NotImplementedError$"),
+        (SafetensorError("I/O error: No space left"), "cannot export 'llama': I/O error: No space left$"),
+    ],
+)
+def test_what_the_tracer_raises_is_an_export_error(error: Exception, message: str, tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match=message) as caught:
+        OptimumExporter().export(Unsaved(error), tmp_path, context_length=32)
+    assert caught.value.__cause__ is error
+
+
+def test_a_full_disk_while_tracing_stays_an_os_error(tmp_path: Path) -> None:
+    """The pipeline turns it into one message for every step."""
+    with pytest.raises(OSError, match="full"):
+        OptimumExporter().export(Unsaved(OSError(errno.ENOSPC, "full")), tmp_path, context_length=32)
+
+
+def test_rotary_tables_are_the_models_own() -> None:
+    config = LlamaConfig(**SHAPE, rope_scaling=YARN)
+    model = AutoModelForCausalLM.from_config(config)
+    cos, sin = rotary_tables(model, 40)
+    assert cos.shape == sin.shape == (40, 8)
+    plain = rotary_tables(AutoModelForCausalLM.from_config(LlamaConfig(**SHAPE)), 40)
+    angles = np.outer(np.arange(40), 10000.0 ** (-np.arange(8) / 8))
+    np.testing.assert_allclose(plain[0], np.cos(angles), atol=1e-5)
+    np.testing.assert_allclose(plain[1], np.sin(angles), atol=1e-5)
+    assert np.abs(cos - plain[0]).max() > 0.01
+
+
+def test_a_fused_graph_needs_its_projections() -> None:
+    with pytest.raises(KeyError):
+        fuse_attention(onnx.ModelProto(), LlamaConfig(**SHAPE), np.ones((4, 8)), np.ones((4, 8)))
+
+
+# Calibration
+
+
+@pytest.mark.parametrize("layout", ["shared", "growing"])
+def test_calibration_names_are_the_graphs(tiny_onnx: TinyOnnx, layout: str) -> None:
+    graph = onnx.load(getattr(tiny_onnx, layout)().session._model_path, load_external_data=False).graph
+    weights = {weight.name for weight in graph.initializer}
+    names = {node.name for node in graph.node if node.op_type == "MatMul" and node.input[1] in weights}
+    assert set(channel_importance(tiny_onnx.model, [[1, 2, 3]])) == names
+    assert len(names) == 2 * 7 + 1
+
+
+def test_importance_is_the_mean_square_over_all_tokens(tiny_onnx: TinyOnnx) -> None:
+    rows = [[1, 2, 3], [4, 5, 6, 7, 8]]
+    found = channel_importance(tiny_onnx.model, rows)["/lm_head/MatMul"]
+    with torch.inference_mode():
+        inputs = torch.cat([tiny_onnx.model.model(torch.tensor([row])).last_hidden_state[0] for row in rows])
+    np.testing.assert_allclose(found, inputs.square().mean(0).numpy(), rtol=1e-5)
+    assert not any(module._forward_pre_hooks for module in tiny_onnx.model.modules()), "the hooks are gone"
+
+
+# Parity and gate
+
+
+def test_near_ties_are_counted_apart() -> None:
+    reference = np.array([[0, 1, 5], [0, 2.00, 2.05], [0, 1, 3], [4, 0, 0]], np.float32)
+    candidate = np.array([[0, 1, 5], [0, 2.05, 2.00], [0, 3, 1], [4, 0, 0.5]], np.float32)
+    parity = compare([reference[:3], reference[3:]], [candidate[:3], candidate[3:]])
+    assert (parity.num_tokens, parity.flips, parity.near_tie_flips) == (4, 1, 1)
+    assert parity.argmax_agreement == 0.5
+    assert parity.max_difference == 2.0
+    assert 0 < parity.mean_difference < 1
+
+
+def test_equal_logits_are_equal() -> None:
+    logits = np.random.default_rng(0).normal(size=(5, 9)).astype(np.float32)
+    parity = compare([logits], [logits.copy()])
+    assert (parity.max_difference, parity.argmax_agreement, parity.flips, parity.near_tie_flips) == (0, 1, 0, 0)
+
+
+def quality(*exact_matches: float) -> dict[str, Quality]:
+    hops = ("adapter", "merged", "onnx", "quantized")
+    return {hop: Quality(100, value, 1.0) for hop, value in zip(hops, exact_matches, strict=True)}
+
+
+@pytest.mark.parametrize(
+    ("exact_matches", "hop", "lost"),
+    [
+        ((0.9, 0.9, 0.9, 0.4), "onnx -> quantized", "50.0%"),
+        ((0.9, 0.3, 0.4, 0.4), "adapter -> merged", "60.0%"),
+        ((0.9, 0.8, 0.5, 0.4), "merged -> onnx", "30.0%"),
+    ],
+)
+def test_the_gate_names_the_hop_that_lost(exact_matches: tuple[float, ...], hop: str, lost: str) -> None:
+    with pytest.raises(GateError, match=rf"the hop {hop} lost {lost}") as caught:
+        check_gate(quality(*exact_matches), 0.97)
+    assert caught.value.exit_code == 9
+    assert "from 90.0% (adapter, fp32) to 40.0%" in caught.value.message
+    assert "no bundle was written" in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("served", "gate", "passes"),
+    [(0.9, 1.0, True), (0.88, 0.97, True), (0.87, 0.97, False), (0.0, 0.0, True), (0.95, 1.0, True)],
+)
+def test_the_gate_is_a_share_of_the_adapters_exact_match(served: float, gate: float, passes: bool) -> None:
+    try:
+        check_gate(quality(0.9, 0.9, 0.9, served), gate)
+    except GateError:
+        assert not passes
+    else:
+        assert passes
+
+
+# Adapter and base model
+
+
+@pytest.fixture
+def adapter(tiny_project: Config, tmp_path: Path) -> Path:
+    """A copy of the adapter that a test may spoil."""
+    return Path(shutil.copytree(tiny_project.path("adapter"), tmp_path / "adapter"))
+
+
+def source_of(config: Config, adapter: Path) -> Any:
+    return adapter_source(override(config, "export", {"adapter": str(adapter)}), offline=True)
+
+
+def test_a_source_knows_where_it_comes_from(tiny_project: Config, adapter: Path) -> None:
+    source = source_of(tiny_project, adapter)
+    assert source.base_name == "base"
+    assert set(source.files) == {
+        "tokenizer.json", "prompt.json", "grammar.lark", "catalogue.json", "licences/base-model.txt",
+    }  # fmt: skip
+    stored = 279 * 32 + 2 * (2 * 64 * 32 + 2 * 32 * 32 + 3 * 64 * 32 + 2 * 32) + 32
+    assert source.weight_bytes == 4 * stored
+    weights = (adapter / "adapter_model.safetensors").read_bytes()
+    assert source.adapter_sha256 == hashlib.sha256(weights).hexdigest()
+
+
+def test_an_adapter_of_another_base_is_refused(tiny_project: Config, adapter: Path) -> None:
+    run = json.loads((adapter / "run.json").read_text())
+    run["base_model"] = {"name": "another", "sha256": "ab" * 32}
+    (adapter / "run.json").write_text(json.dumps(run))
+    with pytest.raises(ModelError, match=r"trained on 'another' \(sha256 abababababab\), the base model 'base'") as info:
+        source_of(tiny_project, adapter)
+    assert "[project] base_model" in info.value.hint
+
+
+@pytest.mark.parametrize(
+    "name", ["run.json", "adapter_config.json", "adapter_model.safetensors", "tokenizer.json", "prompt.json"]
+)
+def test_an_unfinished_adapter_is_refused(tiny_project: Config, adapter: Path, name: str) -> None:
+    (adapter / name).unlink()
+    with pytest.raises(ModelError, match=f"is not a finished adapter: {name} is missing") as caught:
+        source_of(tiny_project, adapter)
+    assert "edgedsl train" in caught.value.hint
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"base_model": "x", "config": 1}', "\x00", '{"base_model": {}}'])
+def test_a_broken_run_json_is_refused(adapter: Path, content: str) -> None:
+    (adapter / "run.json").write_text(content)
+    with pytest.raises(ModelError, match=r"run\.json cannot be used"):
+        read_run(adapter)
+
+
+@pytest.mark.parametrize("spoil", ["adapter_model.safetensors", "adapter_config.json", "rank", "base"])
+def test_weights_that_cannot_be_read_are_model_errors(
+    tiny_project: Config, adapter: Path, tmp_path: Path, spoil: str
+) -> None:
+    base = Path(shutil.copytree(tiny_project.path("base"), tmp_path / "base"))
+    if spoil == "rank":
+        settings = json.loads((adapter / "adapter_config.json").read_text())
+        (adapter / "adapter_config.json").write_text(json.dumps({**settings, "r": 3}))
+    else:
+        broken = base / "model.safetensors" if spoil == "base" else adapter / spoil
+        broken.write_bytes(b"\xff" * 100)
+    with pytest.raises(ModelError, match="cannot be loaded" if spoil == "base" else "does not fit its base model"):
+        load_adapted(base, adapter, is_qlora=False)
+
+
+def test_a_qlora_adapter_sits_on_rounded_weights(tiny_project: Config) -> None:
+    folders = tiny_project.path("base"), tiny_project.path("adapter")
+    plain, rounded = (load_adapted(*folders, is_qlora=is_qlora).get_base_model() for is_qlora in (False, True))
+    for before, after in zip(plain.modules(), rounded.modules(), strict=True):
+        if type(before) is torch.nn.Linear:
+            is_head = before is plain.get_output_embeddings()
+            expected = before.weight if is_head or "lora" in str(before) else round_trip(before.weight)
+            if before.weight.shape[0] != 4 and before.weight.shape[1] != 4:  # LoRA's own matrices
+                assert torch.equal(after.weight, expected)
+    assert torch.equal(plain.get_input_embeddings().weight, rounded.get_input_embeddings().weight)
+    assert not torch.equal(plain.model.layers[0].mlp.up_proj.weight, rounded.model.layers[0].mlp.up_proj.weight)
+
+
+# The whole export
+
+
+def test_every_hop_is_measured_and_agrees(tiny_bundle: Path) -> None:
+    manifest = open_bundle(tiny_bundle).manifest
+    assert list(manifest.parity) == ["merged", "onnx", "quantized"]
+    assert list(manifest.quality) == ["adapter", "merged", "onnx", "quantized"]
+    assert manifest.parity["merged"]["max_difference"] < 1e-4
+    assert manifest.parity["onnx"]["max_difference"] < 1e-4
+    assert 0 < manifest.parity["quantized"]["max_difference"] < 1
+    assert manifest.parity["onnx"]["flips"] == 0
+    assert all(hop["num_rows"] == 4 for hop in manifest.quality.values())
+
+
+def test_the_bundle_is_whole_and_says_what_it_is(tiny_bundle: Path, tiny_project: Config) -> None:
+    bundle = open_bundle(tiny_bundle)
+    assert set(bundle.manifest.files) == {
+        "model.onnx", "model.onnx.data", "tokenizer.json", "prompt.json", "grammar.lark", "catalogue.json",
+        "eval/dev.json", "licences/base-model.txt",
+    }  # fmt: skip
+    config = LlamaConfig.from_pretrained(tiny_project.path("base"))
+    expected = model_info(config, "shared")
+    for name in ("architecture", "num_layers", "num_kv_heads", "head_dim", "vocab_size", "context_length", "kv_layout"):
+        assert getattr(bundle.manifest.model, name) == getattr(expected, name)
+    assert bundle.manifest.model.quantization == "int8"
+    assert str(tiny_project.root) not in (tiny_bundle / "manifest.json").read_text()
+    assert {"torch", "onnxruntime", "llguidance"} <= set(bundle.manifest.versions)
+    for name in ("tokenizer.json", "prompt.json", "grammar.lark", "catalogue.json"):
+        assert (tiny_bundle / name).read_bytes() == tiny_project.path(f"adapter/{name}").read_bytes()
+
+
+def test_every_weight_matrix_is_quantised(tiny_bundle: Path) -> None:
+    graph = onnx.load(tiny_bundle / "model.onnx").graph
+    operators = [node.op_type for node in graph.node]
+    assert (operators.count("MatMulNBits"), operators.count("GatherBlockQuantized")) == (15, 1)
+    floats = {w.name for w in graph.initializer if w.data_type == onnx.TensorProto.FLOAT and len(w.dims) == 2}
+    assert {name for name in floats if not name.endswith(".scales")} == {"rotary.cos", "rotary.sin"}
+
+
+def test_nothing_is_left_beside_the_bundle(tiny_bundle: Path) -> None:
+    hidden = [path.name for path in tiny_bundle.parent.iterdir() if path.name.startswith(".")]
+    assert hidden == []
+
+
+@pytest.fixture
+def project(tiny_project: Config, tiny_bundle: Path, tmp_path: Path) -> Config:
+    """A copy of the tiny project, with its bundle, that a test may write into."""
+    return load_config(Path(shutil.copytree(tiny_project.root, tmp_path / "project")))
+
+
+def digests(folder: Path) -> dict[str, str]:
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def assert_fails_untouched(project: Config, error: type[EdgeDSLError], message: str) -> EdgeDSLError:
+    before = digests(project.root)
+    with pytest.raises(error, match=message) as caught:
+        export(project, offline=True)
+    assert digests(project.root) == before
+    open_bundle(project.path("bundle"))
+    return caught.value
+
+
+def test_no_room_is_noticed_before_anything_is_done(project: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pipeline, "_Export", lambda *args: pytest.fail("the export began"))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(9, 9, 0))  # type: ignore[attr-defined]
+    error = assert_fails_untouched(project, ExportError, "0 MiB free")
+    assert "free some space" in error.hint
+
+
+@pytest.mark.parametrize("place", ["exporters.pipeline.save_graph", "atomic.write_bytes", "bundle.manifest.write_bytes"])
+def test_a_disk_that_fills_up_leaves_the_old_bundle(
+    project: Config, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    def full(*args: object, **kwargs: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(f"edgedsl.{place}", full)
+    error = assert_fails_untouched(project, ExportError, "No space left on device; nothing was changed")
+    assert "free some space" in error.hint
+    assert error.exit_code == 8
+
+
+def test_the_gate_leaves_the_old_bundle(project: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    measured = iter([0.9, 0.9, 0.9, 0.2])
+    monkeypatch.setattr(pipeline, "measure", lambda *args: Quality(4, next(measured), 1.0))
+    strict = override(project, "export", {"gate": 0.5})
+    assert_fails_untouched(strict, GateError, "onnx -> quantized")
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [({"context_length": 512}, "knows positions up to 256"), ({"context_length": 16}, r"jsonl:\d+: the prompt has \d+")],
+)
+def test_a_context_that_cannot_work_is_refused(project: Config, settings: dict[str, int], message: str) -> None:
+    error = assert_fails_untouched(override(project, "export", settings), ExportError, message)
+    assert "context_length" in error.hint
+
+
+def test_a_new_bundle_takes_the_place_of_the_old_one(project: Config) -> None:
+    before = digests(project.path("bundle"))
+    said: list[str] = []
+    output = export(override(project, "export", {"quantize": "int4", "eval_rows": 1}), offline=True, say=said.append)
+    assert output == project.path("bundle")
+    assert open_bundle(output).manifest.model.quantization == "int4"
+    assert digests(output)["model.onnx"] != before["model.onnx"]
+    assert [line.split(":")[0].strip() for line in said if ": exact match" in line] == [
+        "adapter", "merged", "onnx", "quantized",
+    ]  # fmt: skip
+    assert edgedsl.load(output, num_threads=1)("off hall", max_tokens=4).completion_tokens > 0
+
+
+def test_smoke_needs_no_adapter_and_spares_the_real_bundle(project: Config) -> None:
+    shutil.rmtree(project.path("adapter"))
+    before = digests(project.path("bundle"))
+    arguments = ["export", "--project", str(project.root), "--smoke", "--quantize", "none", "--offline", "--json"]
+    result = CliRunner().invoke(group, arguments, catch_exceptions=False)
+    report = json.loads(result.stdout)
+    assert report["bundle"] == str(project.root / "bundle-smoke")
+    assert report["parity"]["quantized"]["max_difference"] == 0, "none stores the weights as they are"
+    assert set(report["quality"]) == {"adapter", "merged", "onnx", "quantized"}
+    assert open_bundle(project.path("bundle-smoke")).manifest.model.adapter_sha256 == ""
+    assert digests(project.path("bundle")) == before
+    assert edgedsl.load(project.path("bundle-smoke"), num_threads=1)("off", max_tokens=4).completion_tokens > 0
+
+
+def test_a_flipped_bit_in_any_file_is_found_and_named(
+    tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = [str(path.relative_to(tiny_bundle)) for path in tiny_bundle.rglob("*") if path.is_file()]
+    assert len(names) == 9
+    bundle = Path(shutil.copytree(tiny_bundle, tmp_path / "bundle"))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["edgedsl", "generate", "--bundle", str(bundle), "off"])
+    for name in names:
+        content = (bundle / name).read_bytes()
+        middle = len(content) // 2
+        (bundle / name).write_bytes(content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :])
+        with pytest.raises(SystemExit) as caught:
+            main()
+        assert caught.value.code == BundleError.exit_code == 3
+        output = capsys.readouterr()
+        assert name in output.err
+        assert output.out == ""
+        (bundle / name).write_bytes(content)
+    open_bundle(bundle)

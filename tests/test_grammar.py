@@ -1,0 +1,320 @@
+"""The mask says what Lark says, and every failure is loud."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from tiny import CATALOGUE, GRAMMAR, PAIRS, tiny_template, tiny_tokenizer, write_language
+
+from edgedsl.catalogue import Catalogue, bind
+from edgedsl.errors import GenerationError, GrammarError
+from edgedsl.grammar import CompiledGrammar, Grammar, Matcher, apply_bitmask
+
+TOKENIZER = tiny_tokenizer()
+(END,) = TOKENIZER.end_token_ids(tiny_template())
+
+ROOMS = bind(GRAMMAR, Catalogue({name: tuple(entries) for name, entries in CATALOGUE.items()}))
+GRAMMARS = {
+    "rooms": ROOMS,
+    "brackets": 'start: "(" start* ")"\n',
+    "list": 'start: "[" [item ("," item)*] "]"\nitem: NUM | start\nNUM: /-?[0-9]{1,2}/\n',
+    "words": "start: WORD (WS WORD)*\nWORD: /[a-zé]+/\nWS: /[ ]+/\n",
+    "choice": 'start: "on" | "one" | "only"\n',
+    "empty": 'start: "a"?\n',
+    "string": 'start: "say" ESC\nESC: /"[^"\\\\\\n]*"/\n',
+    "emoji": 'start: ("😀" | "é")+\n',
+}
+
+
+def compiled(name: str) -> CompiledGrammar:
+    if name not in _COMPILED:
+        _COMPILED[name] = Grammar(GRAMMARS[name], name=name).compile(TOKENIZER, [END])
+    return _COMPILED[name]
+
+
+_COMPILED: dict[str, CompiledGrammar] = {}
+
+
+def mask(matcher: Matcher, grammar: CompiledGrammar) -> NDArray[np.bool_]:
+    bitmask = np.empty(grammar.bitmask_size, np.int32)
+    matcher.fill_bitmask(bitmask)
+    bits = np.unpackbits(bitmask.view(np.uint8), bitorder="little").astype(bool)
+    assert not bits[grammar.vocab_size :].any()
+    return bits[: grammar.vocab_size]
+
+
+def walk(grammar: CompiledGrammar, choose: Any, limit: int = 40) -> tuple[list[int], bool]:
+    """Follow allowed tokens; whether the end token was taken."""
+    matcher, ids = grammar.matcher(), list[int]()
+    while len(ids) < limit:
+        token_id = int(choose(np.flatnonzero(mask(matcher, grammar))))
+        if token_id == END:
+            return ids, True
+        matcher.consume(token_id)
+        ids.append(token_id)
+    return ids, False
+
+
+@pytest.mark.parametrize("name", GRAMMARS)
+@given(data=st.data())
+@settings(max_examples=25, deadline=None)
+def test_whatever_the_mask_lets_through_lark_parses(name: str, data: st.DataObject) -> None:
+    grammar = compiled(name)
+
+    def choose(allowed: NDArray[np.int64]) -> int:
+        assert allowed.size, "nothing is allowed and the program is not finished"
+        return int(data.draw(st.sampled_from(allowed.tolist())))
+
+    ids, ended = walk(grammar, choose)
+    if ended:
+        text = TOKENIZER.decode(ids)
+        assert grammar.grammar.accepts(text), text
+
+
+@pytest.mark.parametrize("name", GRAMMARS)
+@given(data=st.data())
+@settings(max_examples=25, deadline=None)
+def test_the_end_is_allowed_exactly_where_lark_parses(name: str, data: st.DataObject) -> None:
+    grammar = compiled(name)
+    matcher, ids = grammar.matcher(), list[int]()
+    for _ in range(12):
+        allowed = mask(matcher, grammar)
+        text = TOKENIZER.decode(ids)
+        if "\ufffd" not in text:
+            assert bool(allowed[END]) == matcher.is_accepting() == grammar.grammar.accepts(text), text
+        others = [token for token in np.flatnonzero(allowed).tolist() if token != END]
+        if not others:
+            break
+        ids.append(data.draw(st.sampled_from(others)))
+        matcher.consume(ids[-1])
+
+
+@pytest.mark.parametrize("name", GRAMMARS)
+def test_a_token_is_allowed_when_and_only_when_it_can_be_consumed(name: str) -> None:
+    grammar = compiled(name)
+    for prefix in _prefixes(name):
+        matcher = grammar.matcher()
+        for token_id in prefix:
+            matcher.consume(token_id)
+        allowed = mask(matcher, grammar)
+        if matcher.is_stopped():  # nothing but the end can follow; the engine then answers only through the mask
+            assert np.flatnonzero(allowed).tolist() == [END]
+            continue
+        assert [matcher.allows(token_id) for token_id in range(grammar.vocab_size)] == allowed.tolist()
+
+
+def _prefixes(name: str) -> list[list[int]]:
+    rng = np.random.default_rng(0)
+    ids, _ = walk(compiled(name), rng.choice, limit=4)
+    return [ids[:length] for length in range(len(ids) + 1)]
+
+
+@pytest.mark.parametrize("name", GRAMMARS)
+def test_outlines_own_processor_gives_the_same_logits(name: str) -> None:
+    """Outlines applies its mask to logits of batch 1; ours must agree at every step of a program."""
+    grammar = compiled(name)
+    rng = np.random.default_rng(1)
+    ids, _ = walk(grammar, rng.choice, limit=10)
+    processor = grammar.outlines_processor()
+    matcher = grammar.matcher()
+    bitmask = np.empty(grammar.bitmask_size, np.int32)
+    for step in range(len(ids) + 1):
+        logits = rng.standard_normal(grammar.vocab_size).astype(np.float32)
+        theirs = processor.process_logits(np.array([[END, *ids[:step]]]), logits.copy()[np.newaxis])
+        ours = logits.copy()
+        matcher.fill_bitmask(bitmask)
+        apply_bitmask(ours, bitmask)
+        np.testing.assert_array_equal(np.isneginf(ours), np.isneginf(np.asarray(theirs)[0]))
+        np.testing.assert_array_equal(ours[~np.isneginf(ours)], logits[~np.isneginf(ours)])
+        if step < len(ids):
+            matcher.consume(ids[step])
+
+
+@pytest.mark.parametrize("target", [target for _, target in PAIRS])
+def test_programs_of_the_pairs_are_reached_token_by_token(target: str) -> None:
+    grammar = compiled("rooms")
+    matcher = grammar.matcher()
+    for token_id in TOKENIZER.encode_plain(target):
+        assert mask(matcher, grammar)[token_id]
+        matcher.consume(token_id)
+    assert matcher.is_accepting()
+    assert not matcher.is_stopped()  # "; ..." may follow
+    matcher.consume(END)
+    assert matcher.is_stopped()
+
+
+def test_an_illegal_token_raises_and_the_matcher_stays_failed() -> None:
+    matcher = compiled("choice").matcher()
+    (token_id,) = TOKENIZER.encode_plain("x")
+    assert not matcher.allows(token_id)
+    with pytest.raises(GenerationError):
+        matcher.consume(token_id)
+
+
+def test_the_end_token_too_early_raises() -> None:
+    matcher = compiled("choice").matcher()
+    with pytest.raises(GenerationError):
+        matcher.consume(END)
+
+
+def test_errors_do_not_quote_the_program() -> None:
+    matcher = compiled("words").matcher()
+    for token_id in TOKENIZER.encode_plain("secret"):
+        matcher.consume(token_id)
+    with pytest.raises(GenerationError) as info:
+        matcher.consume(TOKENIZER.encode_plain("7")[0])
+    assert "secret" not in f"{info.value.message} {info.value.hint} {info.value.__cause__}"
+
+
+def test_an_engine_error_fails_closed_everywhere() -> None:
+    class Broken:
+        """An engine that reports an error after every call."""
+
+        def is_error(self) -> bool:
+            return True
+
+        def is_accepting(self) -> bool:
+            return True
+
+        def consume_token(self, _: int) -> bool:
+            return True
+
+        def validate_tokens(self, _: list[int]) -> int:
+            return 1
+
+        def unsafe_compute_mask_ptr(self, *_: int) -> None: ...
+
+    matcher = Matcher(Broken())
+    for call in (
+        lambda: matcher.fill_bitmask(np.zeros(9, np.int32)),
+        lambda: matcher.allows(1),
+        lambda: matcher.consume(1),
+        matcher.is_accepting,
+    ):
+        with pytest.raises(GenerationError, match="discarded"):
+            call()
+
+
+def test_matchers_of_one_grammar_are_independent() -> None:
+    grammar = compiled("choice")
+    first, second = grammar.matcher(), grammar.matcher()
+    (token_id,) = TOKENIZER.encode_plain("o")
+    first.consume(token_id)
+    assert second.allows(token_id)
+    assert mask(grammar.matcher(), grammar).tolist() == mask(second, grammar).tolist()
+
+
+@pytest.mark.parametrize("width", [-40, -1, 0, 1, 31, 40, 250])
+def test_apply_bitmask_with_any_width_of_logits(width: int) -> None:
+    """Logits are padded to a round size, or narrower than the words of the mask; what lies beyond is forbidden."""
+    vocab_size = 279
+    allowed = np.zeros(vocab_size, bool)
+    allowed[[0, 3, 31, 32, 63, 200, 278]] = True
+    words = np.packbits(np.pad(allowed, (0, -vocab_size % 32)), bitorder="little").view(np.int32)
+    logits = np.ones(vocab_size + width, np.float32)
+    apply_bitmask(logits, words)
+    kept = np.flatnonzero(logits == 1.0)
+    assert kept.tolist() == [n for n in np.flatnonzero(allowed) if n < vocab_size + width]
+    assert np.isneginf(np.delete(logits, kept)).all()
+
+
+def test_apply_bitmask_keeps_signs_of_the_top_bit_and_nan() -> None:
+    logits = np.array([np.nan] * 32, np.float32)
+    apply_bitmask(logits, np.array([-(2**31)], np.int32))
+    assert np.isnan(logits[31])
+    assert np.isneginf(logits[:31]).all()
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("start: WORD\n", "does not compile"),
+        ('begin: "a"\n', "does not compile"),
+        ('start: "a\n', "does not compile"),
+        ("start: a | b\na: /x/ /y/\nb: /x/ /y/\n", "does not compile"),  # reduce/reduce: not LALR(1)
+        ('start: /a(?=b)/ "b"\n', "does not compile"),  # Lark takes look-ahead, the decoding engine does not
+        ("", "does not compile"),
+        ("(" * 2000, "does not compile"),
+    ],
+)
+def test_grammars_that_do_not_compile(source: str, message: str) -> None:
+    with pytest.raises(GrammarError, match=message) as info:
+        Grammar(source, name="mine.lark")
+    assert "'mine.lark'" in info.value.message
+    assert "\n" not in info.value.message
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("set kitchen", "ends too early, at column 12"),
+        ("", "ends too early, at column 1"),
+        ("set kitchen 2x", "line 1, column 14: unexpected 'x'"),
+        ("set cellar 2", "line 1, column 5: unexpected 'cellar 2'"),
+        ("off hall;", "ends too early, at column 10"),
+        ("off hall off hall", "line 1, column 10: unexpected 'off hall'"),
+    ],
+)
+def test_programs_that_do_not_parse(text: str, message: str) -> None:
+    grammar = Grammar(ROOMS, name="rooms")
+    assert not grammar.accepts(text)
+    with pytest.raises(GrammarError) as info:
+        grammar.parse(text)
+    assert message in info.value.message
+    assert "'rooms'" in info.value.message
+
+
+def test_a_long_program_is_not_quoted_whole() -> None:
+    with pytest.raises(GrammarError) as info:
+        Grammar(ROOMS).parse("off hall;" * 100 + "?")
+    assert len(info.value.message) < 250
+
+
+def test_read_from_files(tmp_path: Path) -> None:
+    write_language(tmp_path)
+    grammar = Grammar.from_files(tmp_path / "grammar.lark", tmp_path / "catalogue.json")
+    assert grammar.source == ROOMS
+    assert grammar.name == "grammar.lark"
+    assert grammar.parse("off hall").data == "start"
+    with pytest.raises(GrammarError, match="declares ROOM"):
+        Grammar.from_files(tmp_path / "grammar.lark")
+
+
+def test_files_that_cannot_be_read(tmp_path: Path) -> None:
+    with pytest.raises(GrammarError, match="does not exist"):
+        Grammar.from_files(tmp_path / "none.lark")
+    with pytest.raises(GrammarError, match="cannot be read"):
+        Grammar.from_files(tmp_path)
+    (tmp_path / "g.lark").write_bytes(b"start: \xff")
+    with pytest.raises(GrammarError, match="cannot be read"):
+        Grammar.from_files(tmp_path / "g.lark")
+
+
+def test_two_end_tokens_are_both_allowed_at_the_end() -> None:
+    start = TOKENIZER.token_id("<|im_start|>")
+    grammar = Grammar('start: "a"').compile(TOKENIZER, [END, start])
+    matcher = grammar.matcher()
+    assert not mask(matcher, grammar)[[END, start]].any()
+    matcher.consume(TOKENIZER.encode_plain("a")[0])
+    assert np.flatnonzero(mask(matcher, grammar)).tolist() == sorted([END, start])
+
+
+def test_special_tokens_are_never_allowed_inside_a_program() -> None:
+    """A free text terminal must not let a special token through, whatever its spelling."""
+    grammar = Grammar("start: TEXT\nTEXT: /.+/\n").compile(TOKENIZER, [END])
+    allowed = mask(grammar.matcher(), grammar)
+    assert not allowed[[END, TOKENIZER.token_id("<|im_start|>")]].any()
+    assert allowed[TOKENIZER.encode_plain("<")[0]]
+
+
+def test_nothing_warns() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        Grammar(ROOMS).compile(TOKENIZER, [END]).matcher().is_accepting()

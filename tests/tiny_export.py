@@ -1,0 +1,106 @@
+"""A tiny project with an adapter that nobody trained, and the tiny Llama as ONNX graphs of both cache layouts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tiny import tiny_llama, tiny_template, write_language, write_pairs
+
+from edgedsl.basemodels.model import weights_digest
+from edgedsl.bundle.schema import ModelInfo
+from edgedsl.config import Config, load_config
+from edgedsl.exporters.optimum import OptimumExporter
+from edgedsl.runtime.decoder import Decoder
+
+CONTEXT = 96
+PROJECT = """
+[project]
+name = "tiny"
+base_model = "base"
+[data]
+train = "pairs.jsonl"
+dev = "pairs.jsonl"
+[export]
+gate = 0.0
+eval_rows = 4
+context_length = 96
+[generate]
+max_tokens = 16
+[runtime]
+num_threads = 1
+"""
+
+
+@dataclass(frozen=True)
+class TinyOnnx:
+    """The torch model and a decoder maker of each layout."""
+
+    model: Any
+    shared: Callable[[], Decoder]
+    growing: Callable[[], Decoder]
+
+    def reference(self, token_ids: list[int]) -> np.ndarray:
+        """Logits [tokens, vocab] of the torch model in one pass without a cache."""
+        with torch.inference_mode():
+            logits: np.ndarray = self.model(torch.tensor([token_ids])).logits[0].numpy()
+        return logits
+
+
+def model_info(config: Any, kv_layout: str, context_length: int = CONTEXT) -> ModelInfo:
+    """What a manifest would say of a transformers configuration."""
+    return ModelInfo(
+        architecture=config.model_type,
+        base_model="tiny",
+        base_sha256="",
+        adapter_sha256="",
+        num_layers=config.num_hidden_layers,
+        num_kv_heads=config.num_key_value_heads,
+        head_dim=getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads,
+        vocab_size=config.vocab_size,
+        context_length=context_length,
+        kv_layout=kv_layout,
+        quantization="none",
+    )
+
+
+def export_tiny(model: Any, folder: Path) -> Callable[[], Decoder]:
+    """Export a model; the result loads it."""
+    folder.mkdir(parents=True)
+    graph = OptimumExporter().export(model, folder, context_length=CONTEXT)
+    info = model_info(model.config, graph.kv_layout)
+    return lambda: Decoder(graph.path, info, num_threads=1)
+
+
+def write_project(folder: Path) -> Config:
+    """A whole tiny project: base model, language, pairs, project file and a random adapter with its run.json."""
+    tiny_llama(folder / "base")
+    write_language(folder)
+    write_pairs(folder / "pairs.jsonl")
+    (folder / "edgedsl.toml").write_text(PROJECT, encoding="utf-8")
+    config = load_config(folder)
+    write_adapter(config, folder / "adapter")
+    return config
+
+
+def write_adapter(config: Config, folder: Path) -> None:
+    """What ``edgedsl train`` leaves behind, with random LoRA matrices."""
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    base = config.path("base")
+    torch.manual_seed(1)
+    model = AutoModelForCausalLM.from_pretrained(base)
+    lora = LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False, task_type="CAUSAL_LM")
+    get_peft_model(model, lora).save_pretrained(folder)
+    for name in ("grammar.lark", "catalogue.json"):
+        (folder / name).write_bytes(config.path(name).read_bytes())
+    (folder / "tokenizer.json").write_bytes((base / "tokenizer.json").read_bytes())
+    (folder / "prompt.json").write_text(json.dumps(tiny_template().to_dict()), encoding="utf-8")
+    run = {"base_model": {"name": "base", "sha256": weights_digest(base)}, "config": config.to_dict()}
+    (folder / "run.json").write_text(json.dumps(run), encoding="utf-8")
