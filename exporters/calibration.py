@@ -1,26 +1,22 @@
-"""What the training pairs say about the weights: how large each input channel of each layer runs."""
+"""What the training pairs say about the weights: the second moments of each layer's inputs."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 
-def channel_importance(model: Any, rows: Sequence[Sequence[int]]) -> dict[str, NDArray[np.float32]]:
-    """Mean square of every linear layer's input channels over token rows.
+def input_moments(model: Any, rows: Sequence[Sequence[int]]) -> dict[str, torch.Tensor]:
+    """Mean of x x^T over every linear layer's inputs x on token rows; memory grows with the square of the widths.
 
     Returns:
-        Node name of the traced graph (``/model/layers.0/mlp/up_proj/MatMul``) -> fp32 [channels].
+        Node name of the traced graph (``/model/layers.0/mlp/up_proj/MatMul``) -> fp32 [channels, channels].
     """
     sums: dict[str, torch.Tensor] = {}
-    hooks = []
-    for name, module in model.named_modules():
-        if isinstance(module, torch.nn.Linear):
-            hooks.append(module.register_forward_pre_hook(_adder(sums, name)))
+    linears = [(name, module) for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)]
+    hooks = [module.register_forward_pre_hook(_adder(sums, name)) for name, module in linears]
     try:
         with torch.inference_mode():
             for row in rows:
@@ -29,13 +25,14 @@ def channel_importance(model: Any, rows: Sequence[Sequence[int]]) -> dict[str, N
         for hook in hooks:
             hook.remove()
     num_tokens = sum(len(row) for row in rows)
-    return {_node_name(name): (total / num_tokens).numpy().astype(np.float32) for name, total in sums.items()}
+    return {_node_name(name): total / num_tokens for name, total in sums.items()}
 
 
 def _adder(sums: dict[str, torch.Tensor], name: str) -> Any:
-    def add(_module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
-        total = inputs[0].float().square().sum(dim=tuple(range(inputs[0].dim() - 1)))
-        sums[name] = sums.get(name, 0) + total
+    def add(module: torch.nn.Linear, inputs: tuple[torch.Tensor, ...]) -> None:
+        flat = inputs[0].float().reshape(-1, module.in_features)
+        total = sums.setdefault(name, torch.zeros(module.in_features, module.in_features))
+        total.addmm_(flat.T, flat)
 
     return add
 

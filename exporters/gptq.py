@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 
 from edgedsl.errors import ExportError
-from edgedsl.exporters.quantize import QuantizedWeight, Recipe, quantize_weight
+from edgedsl.exporters.blockwise import QuantizedWeight, Recipe, quantize_weight
 
 DAMPING = 0.01  # of the mean diagonal; keeps the inverse stable for channels that calibration hardly used
 

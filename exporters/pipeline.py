@@ -22,7 +22,7 @@ from edgedsl.data.pairs import Pair, read_pairs
 from edgedsl.errors import BundleError, ExportError
 from edgedsl.evaluation.torch_decoder import TorchDecoder
 from edgedsl.exporters.base import ExportedGraph, Exporter
-from edgedsl.exporters.calibration import channel_importance
+from edgedsl.exporters.calibration import input_moments
 from edgedsl.exporters.optimum import OptimumExporter, save_graph
 from edgedsl.exporters.parity import Parity, collect, compare
 from edgedsl.exporters.quality import Quality, check_gate, measure
@@ -38,7 +38,7 @@ from edgedsl.runtime.sampling import SamplingParams
 from edgedsl.tokenizer import Tokenizer
 
 PARITY_ROWS = 8
-CALIBRATION_ROWS = 64
+CALIBRATION_ROWS = 128
 PACKAGES = (
     "edgedsl", "torch", "transformers", "peft", "optimum-onnx", "onnx", "onnxruntime", "onnxruntime-gpu", "llguidance",
     "lark",
@@ -112,14 +112,14 @@ class _Export:
         merged = model.merge_and_unload()
         merged.config.use_cache = True
         self._measure_torch("merged", merged)
-        importance = channel_importance(merged, self._calibration_rows()) if self._recipe else {}
+        moments = self._moments(merged)
         self.say(f"onnx: export with {self.exporter.name}")
         graph = self.exporter.export(merged, self.work, context_length=self.config.export.context_length)
         info = self._model_info(merged, graph.kv_layout)
         del model, merged
         self._measure_onnx("onnx", graph.path, info)
         self.say(f"quantized: {self.config.export.quantize}")
-        self._write_model(graph, importance)
+        self._write_model(graph, moments)
         self._measure_onnx("quantized", self.staging / "model.onnx", info)
         if not self.config.export.smoke:  # a random model has no quality to lose
             check_gate(self.quality, self.config.export.gate)
@@ -167,6 +167,11 @@ class _Export:
         tokenizer = self.language.tokenizer
         row = tokenizer.encode_prompt(self.language.template, pair.prompt) + tokenizer.encode_plain(pair.target)
         return row[: self.config.export.context_length]
+
+    def _moments(self, merged: Any) -> dict[str, torch.Tensor]:
+        if not (self._recipe and self._recipe.is_calibrated):
+            return {}
+        return input_moments(merged, self._calibration_rows())
 
     def _calibration_rows(self) -> list[list[int]]:
         train = read_pairs(self.config.path(self.config.data.train))
@@ -217,10 +222,10 @@ class _Export:
             text += f", argmax agreement {parity.argmax_agreement:.2%}, max difference {parity.max_difference:.2g}"
         self.say(text)
 
-    def _write_model(self, exported: ExportedGraph, importance: dict[str, Any]) -> None:
+    def _write_model(self, exported: ExportedGraph, moments: dict[str, torch.Tensor]) -> None:
         graph = onnx.load(exported.path)
         if self._recipe:
-            quantize_model(graph, self._recipe, importance)
+            quantize_model(graph, self._recipe, moments)
         save_graph(graph, self.staging / "model.onnx")
 
     def _write_files(self, info: ModelInfo) -> None:

@@ -1,15 +1,8 @@
-"""Blockwise weight quantisation: MatMul -> MatMulNBits, embedding Gather -> GatherBlockQuantized.
-
-The operators are those of ONNX Runtime's ContribOperators.md. Each row of a weight is cut into blocks; a block keeps
-one scale and one zero point, w ~ scale * (q - zero_point). The scale is searched below the plain min/max one (k-quant's
-idea in llama.cpp) for the least squared error, weighted by the mean square of the input channel where calibration gives
-it, so that channels that carry large activations are kept best.
-"""
+"""Graph pass: MatMul -> MatMulNBits, embedding Gather -> GatherBlockQuantized (ONNX Runtime's ContribOperators.md)."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import numpy as np
 import onnx
@@ -17,89 +10,19 @@ import torch
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-from edgedsl.errors import ExportError
+from edgedsl.exporters.blockwise import QuantizedWeight, Recipe, quantize_weight
+from edgedsl.exporters.gptq import gptq_weight
 
-ImportanceOf = Mapping[str, NDArray[np.float32]]
-_ROWS_AT_ONCE = 4096
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How each weight is stored.
-
-    Attributes:
-        bits: 4 or 8, of ordinary weights.
-        high_bits_for: substrings of node names whose weights take 8 bits all the same.
-        block_size: input channels that share a scale; a power of two, 16 to 256.
-        search_steps: scales tried per block; 1 is plain rounding.
-        accuracy_level: 4 lets the kernel round activations to int8 per block, 0 keeps them fp32.
-    """
-
-    bits: int
-    high_bits_for: tuple[str, ...] = ()
-    block_size: int = 32
-    search_steps: int = 1
-    accuracy_level: int = 4
-
-    def bits_of(self, node_name: str) -> int:
-        """Bits of one weight."""
-        return 8 if any(part in node_name for part in self.high_bits_for) else self.bits
+MomentsOf = Mapping[str, torch.Tensor]
 
 
-@dataclass(frozen=True)
-class QuantizedWeight:
-    """codes uint8 [rows, channels], scales fp32 [rows, blocks], zero_points uint8 [rows, blocks]."""
-
-    codes: torch.Tensor
-    scales: torch.Tensor
-    zero_points: torch.Tensor
-    bits: int
-    block_size: int
-
-    def dequantized(self) -> torch.Tensor:
-        """fp32 [rows, channels], what the kernel computes with."""
-        rows, channels = self.codes.shape
-        blocks = self.codes.view(rows, -1, self.block_size).float() - self.zero_points[..., None].float()
-        return (blocks * self.scales[..., None]).view(rows, channels)
-
-    def packed_codes(self) -> NDArray[np.uint8]:
-        """[rows, blocks, block_size * bits / 8]; with 4 bits the low half of a byte comes first."""
-        rows, channels = self.codes.shape
-        return _pack(self.codes, self.bits).reshape(rows, channels // self.block_size, -1)
-
-    def packed_zero_points(self) -> NDArray[np.uint8]:
-        """[rows, ceil(blocks * bits / 8)]."""
-        return _pack(self.zero_points, self.bits)
-
-
-def quantize_weight(
-    weight: torch.Tensor, recipe: Recipe, bits: int, importance: torch.Tensor | None = None
-) -> QuantizedWeight:
-    """Quantise fp32 [rows, channels]; ``importance`` fp32 [channels] weighs the error.
-
-    Raises:
-        ExportError: ``channels`` is no multiple of the block size.
-    """
-    rows, channels = weight.shape
-    if channels % recipe.block_size:
-        raise ExportError(
-            f"a weight of {channels} input channels cannot be cut into blocks of {recipe.block_size}",
-            hint="take '--quantize none'",
-        )
-    parts = [
-        _quantize_rows(weight[i : i + _ROWS_AT_ONCE], recipe, bits, importance) for i in range(0, rows, _ROWS_AT_ONCE)
-    ]
-    codes, scales, zero_points = (torch.cat([part[i] for part in parts]) for i in range(3))
-    return QuantizedWeight(codes, scales, zero_points, bits, recipe.block_size)
-
-
-def quantize_model(model: onnx.ModelProto, recipe: Recipe, importance_of: ImportanceOf | None = None) -> None:
+def quantize_model(model: onnx.ModelProto, recipe: Recipe, moments_of: MomentsOf | None = None) -> None:
     """Quantise every weight matrix of a graph in place: projections, head and embedding.
 
     Args:
         model: fp32 graph with all weights inside.
         recipe: how.
-        importance_of: node name -> mean square of its input channels.
+        moments_of: node name -> second moments of its inputs, for a calibrated recipe.
 
     Raises:
         ExportError: a weight cannot be cut into blocks.
@@ -108,8 +31,8 @@ def quantize_model(model: onnx.ModelProto, recipe: Recipe, importance_of: Import
     weights = {weight.name: weight for weight in graph.initializer if len(weight.dims) == 2}
     for index, node in enumerate(list(graph.node)):
         if node.op_type == "MatMul" and node.input[1] in weights:
-            importance = (importance_of or {}).get(node.name)
-            graph.node[index].CopyFrom(_quantized_matmul(graph, node, weights[node.input[1]], recipe, importance))
+            moments = (moments_of or {}).get(node.name)
+            graph.node[index].CopyFrom(_quantized_matmul(graph, node, weights[node.input[1]], recipe, moments))
         elif node.op_type == "Gather" and node.input[0] in weights:
             graph.node[index].CopyFrom(_quantized_gather(graph, node, weights[node.input[0]], recipe))
     used = {name for node in graph.node for name in node.input}
@@ -120,43 +43,19 @@ def quantize_model(model: onnx.ModelProto, recipe: Recipe, importance_of: Import
         model.opset_import.append(helper.make_opsetid("com.microsoft", 1))
 
 
-def _quantize_rows(
-    weight: torch.Tensor, recipe: Recipe, bits: int, importance: torch.Tensor | None
-) -> tuple[torch.Tensor, ...]:
-    top = 2**bits - 1
-    blocks = weight.reshape(weight.shape[0], -1, recipe.block_size)
-    weights = torch.ones(1, *blocks.shape[1:]) if importance is None else importance.reshape(1, -1, recipe.block_size)
-    low = blocks.amin(-1).clamp(max=0)
-    high = blocks.amax(-1).clamp(min=0)
-    best: tuple[torch.Tensor, ...] | None = None
-    for shrink in torch.linspace(1.0, 0.8, recipe.search_steps).tolist():
-        scales = ((high - low) * shrink / top).clamp(min=1e-10)
-        zero_points = (-low * shrink / scales).round().clamp(0, top)
-        codes = (blocks / scales[..., None]).add_(zero_points[..., None]).round_().clamp_(0, top)
-        error = (((codes - zero_points[..., None]) * scales[..., None] - blocks).square_() * weights).sum(-1)
-        candidate = (codes, scales, zero_points, error)
-        best = candidate if best is None else _better(best, candidate)
-    assert best is not None
-    codes, scales, zero_points, _ = best
-    return codes.reshape(weight.shape).to(torch.uint8), scales, zero_points.to(torch.uint8)
-
-
-def _better(best: tuple[torch.Tensor, ...], candidate: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
-    is_better = candidate[3] < best[3]
-    codes = torch.where(is_better[..., None], candidate[0], best[0])
-    return (codes, *(torch.where(is_better, new, old) for new, old in zip(candidate[1:], best[1:], strict=True)))
-
-
 def _quantized_matmul(
     graph: onnx.GraphProto,
     node: onnx.NodeProto,
     weight: onnx.TensorProto,
     recipe: Recipe,
-    importance: NDArray[np.float32] | None,
+    moments: torch.Tensor | None,
 ) -> onnx.NodeProto:
     matrix = torch.from_numpy(numpy_helper.to_array(weight).T.copy())  # [out, in]
     bits = recipe.bits_of(node.name)
-    quantized = quantize_weight(matrix, recipe, bits, None if importance is None else torch.from_numpy(importance))
+    if recipe.is_calibrated and moments is not None:
+        quantized = gptq_weight(matrix, moments, recipe, bits)
+    else:
+        quantized = quantize_weight(matrix, recipe, bits)
     inputs = [node.input[0], *_add_weights(graph, f"{node.name}.weight", quantized, quantized.packed_codes())]
     return helper.make_node(
         "MatMulNBits", inputs, list(node.output), name=node.name, domain="com.microsoft",
@@ -186,13 +85,3 @@ def _add_weights(graph: onnx.GraphProto, name: str, quantized: QuantizedWeight, 
     }
     graph.initializer.extend(numpy_helper.from_array(array, key) for key, array in arrays.items())
     return list(arrays)
-
-
-def _pack(values: torch.Tensor, bits: int) -> NDArray[np.uint8]:
-    array = values.numpy()
-    if bits == 8:
-        return array
-    if array.shape[1] % 2:
-        array = np.pad(array, ((0, 0), (0, 1)))
-    packed: NDArray[np.uint8] = array[:, 0::2] | (array[:, 1::2] << 4)
-    return packed

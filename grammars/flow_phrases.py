@@ -95,9 +95,6 @@ mail.latest: the <latest|last|newest|most recent> <mail|email>[ from {from}]; {f
   <latest|newest> <mail|email>[ from {from}]
 calendar.next: my next <meeting|appointment|event>; the next <meeting|event> <i have|on my calendar>; my upcoming
   <meeting|event>
-calendar.free: <my|the> free <time|hours> <on|for> {day}; <my|the> <open|unbooked> time on {day}; my
-  <availability|calendar space> <on|for> {day}
-sheets.count: the <row count|number of rows> <of|in> {sheet}; the {sheet} row count; how many rows {sheet} has
 crm.contact: the <contact|contact card|crm entry|crm record> <of|for> {name}; {name}'s <contact|contact card|crm
   entry|crm record>
 tickets.count: the <ticket count|number of tickets>[ in {project}]; the {project} ticket count; how many tickets
@@ -114,8 +111,6 @@ sensor.read: the <climate|air|sensor> <in|of> the {room}; the {room} <climate|se
   sensor
 music.current: the <current|playing> <song|track>; the <song|track> <that is on|playing now>; what is playing; the
   music right now
-tasks.count: the <task count|number of open tasks>[ on {list}]; the {list} task count; how many tasks are open[ on
-  {list}]; how many open tasks i have[ on {list}]
 """)
 
 # Imperatives.
@@ -123,23 +118,15 @@ ACTIONS = _blocks("""
 mail.send: <mail|email> {to} {text}; <send|write> {to} <a mail|an email> saying {text!}; send {to} <a mail|an email>
   with {text}; <mail|email> {text} to {to}
 mail.forward: forward <it|that|the mail|this> to {to}; pass <it|that|this> on to {to}; send <it|that|this> on to {to}
-chat.post: <post|write|share|drop|put> {text} <in|to|into> {channel}; <post|write> to {channel} {text!}; tell
-  {channel} {text}
-chat.tell: <dm|ping|message> {user} {text}; <ping|message> {user} <on|in> chat saying {text!}; <ping|message> {user}
-  on chat with {text}; dm {text} to {user}
-chat.invite: <invite|add|bring> {user} to {channel}; <get|pull> {user} into {channel}; let {user} join {channel}
-chat.topic: <set|change|switch> the topic <of|in> {channel} to {text}; make {text} the topic <of|in> {channel}
+chat.post: <post|write|share|drop> {text} <in|to|into> {channel}; <post|write> {text} <in|on> the {channel} channel;
+  <post|say> in {channel} {text!}
+chat.invite: <invite|bring> {user} <to|into> {channel}; <get|pull> {user} into {channel}; let {user} join {channel}
 calendar.add: <schedule|book|plan> {title} <on|for> {day}[ at {at}]; <add|put> {title} <to|on> my calendar <on|for>
   {day}[ at {at}]
-calendar.cancel: <cancel|call off|drop> the <meeting|event|appointment> {title}; <remove|delete> {title} from my
-  calendar
 sheets.append: <add|append|log|write> {row} to <the|my> {sheet} sheet; <add|append> a row to {sheet} with {row};
   <log|record> {row} in {sheet}
-sheets.clear: <clear|empty|wipe|reset> <the|my> {sheet} sheet; <delete|remove|clear> all rows <in|of|from> {sheet}
 crm.add: <add|save> {name}[ of {company}] to <the crm|my contacts>; create a contact for {name}[ of {company}]; !new
   contact {name}[ of {company}]
-crm.note: <add|attach> the note {text!} to {name}; note <on|for|about> {name} {text!}; <write|put> {text} in the notes
-  of {name}; add {text} to the notes <on|of> {name}
 crm.move: <move|push|advance> the {company} deal to {stage}; <set|mark> {company} <to|as> {stage}; <put|move>
   {company} <in|into> stage {stage}
 tickets.create: <open|create|file|raise> a ticket {title!}[ with {priority} priority]; <file|open|create> a[
@@ -147,26 +134,17 @@ tickets.create: <open|create|file|raise> a ticket {title!}[ with {priority} prio
 tickets.assign: <assign|give|hand> ticket {ticket} to {to}; make {to} the owner of ticket {ticket}; <put|set> {to} on
   ticket {ticket}
 tickets.close: <close|resolve|finish|shut> ticket {ticket}; mark ticket {ticket} as <closed|resolved|done>
-tickets.comment: comment {text!} on ticket {ticket}; <add|leave> {text} as a comment on ticket {ticket};
-  <comment|reply|answer> on ticket {ticket} with {text}; <post|leave> {text} on ticket {ticket}
 git.issue: <open|create|file|report> an issue {title!} in {repo}; <open|file|create> a {repo} issue <called|titled>
   {title}; <open|create> an issue in {repo} <called|titled> {title}
-git.tag: <tag|label> {repo} <as|with> {tag}; <create|add|set|push> <the|a> tag {tag} <in|on> {repo}
 git.deploy: <deploy|ship|release|roll out> {repo} to {target}; push {repo} <on|onto> {target}; start a {target} deploy
   of {repo}
 payments.invoice: <invoice|bill|charge> {to} {amount} {currency}; <send|write> {to} <an invoice|a bill> <over|for>
   {amount} {currency}
-payments.refund: <refund|reimburse|repay> {to} {amount}; <give|pay|send> {to} {amount} back; <issue|make> a refund of
-  {amount} to {to}
 files.move: <move|put|shift> {file} <to|into> <the|my> {folder} folder; <file|archive|store> {file} under {folder}
-files.share: share {file} with {user}; give {user} access to {file}; <show|open> {file} to {user}; let {user}
-  <see|open|view> {file}
 files.delete: <delete|erase|trash|bin> {file}; <remove|delete> the file {file}; get rid of {file}; throw {file} away
 sms.send: <text|sms> {to} {text}; send {to} <a text|an sms> saying {text!}; send {to} <a text|an sms> with {text};
   <text|sms> {text} to {to}
 phone.call: <call|phone|ring|dial> {to}; give {to} a <call|ring>; <get|put> {to} on the phone; ring up {to}
-timer.start: <start|set> a timer <for|of> {count} {unit}; <set|start> a {count} {unit} timer; count down {count}
-  {unit}; set a countdown of {count} {unit}
 lights.on: <turn|switch> on the {room} <lights|light>; <turn|switch> the {room} <lights|light> on; light up the
   {room}; !lights on in the {room}
 lights.off: <turn|switch> off the {room} <lights|light>; <turn|switch> the {room} <lights|light> off; !lights off in
@@ -180,8 +158,6 @@ music.play: play {playlist}; <put|throw> on {playlist}; <start|play> the <playli
   {playlist}
 music.pause: <pause|stop|halt> the <music|song|track>; <turn|switch> the music off; !no more music; silence the
   <music|speakers>
-music.volume: set the <volume|sound> to {level}; !<volume|sound> to {level}; <turn|change> the <volume|sound> to
-  {level}; !music volume {level}
 tasks.add: <add|put> {task} <to|on> <my|the> {list} list; <add|put> {task} on {list}; !<new|add a> task <on|for>
   {list} {task}
 """)

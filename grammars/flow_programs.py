@@ -14,7 +14,7 @@ OPERATORS = (">", "<", ">=", "<=")
 _LITERAL_ONLY = frozenset({"currency", "priority"})
 _NEVER_NUMBERS = frozenset({"title", "task"})
 _CONTAINED = {"artist": "person", "song": "playlist", "place": "city", "branch": "repo", "address": "city"}
-_LITERAL_ONLY_IN = frozenset({("payments.invoice", "amount"), ("calendar.cancel", "title")})
+_LITERAL_ONLY_IN = frozenset({("payments.invoice", "amount")})
 
 
 @dataclass(frozen=True)

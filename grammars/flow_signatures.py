@@ -23,27 +23,20 @@ action mail.forward(to: person)
 event chat.posted(channel: channel) -> user: person, message: text, link: text
 event chat.mention(channel?: channel) -> user: person, message: text, link: text
 action chat.post(channel: channel, text: text) -> link: text
-action chat.tell(user: person, text: text)
 action chat.invite(user: person, channel: channel)
-action chat.topic(channel: channel, text: text)
 
 event calendar.starts() -> title: text, host: person, place: text
 event calendar.added(day?: day) -> title: text, host: person
 query calendar.next() -> title: text, host: person, place: text
-query calendar.free(day: day) -> hours: hours
 action calendar.add(title: text, day: day, at?: time) -> link: text
-action calendar.cancel(title: text)
 
 event sheets.added(sheet: sheet) -> row: text, author: person
-query sheets.count(sheet: sheet) -> rows: count
 action sheets.append(sheet: sheet, row: text)
-action sheets.clear(sheet: sheet)
 
 event crm.lead() -> lead: person, company: company, value: amount
 event crm.won() -> company: company, value: amount
 query crm.contact(name: person) -> company: company, address: text
 action crm.add(name: person, company?: company)
-action crm.note(name: person, text: text)
 action crm.move(company: company, stage: stage)
 
 event tickets.opened(project?: project) -> title: text, author: person, priority: priority, link: text
@@ -52,14 +45,12 @@ query tickets.count(project?: project) -> total: count
 action tickets.create(title: text, priority?: priority) -> link: text
 action tickets.assign(ticket: ticket, to: person)
 action tickets.close(ticket: ticket)
-action tickets.comment(ticket: ticket, text: text)
 
 event git.push(repo: repo) -> author: person, message: text, branch: text
 event git.merge(repo: repo) -> author: person, title: text
 event git.failed(repo: repo) -> author: person, branch: text, link: text
 query git.build(repo: repo) -> passed: flag, minutes: minutes, branch: text
 action git.issue(repo: repo, title: text) -> link: text
-action git.tag(repo: repo, tag: tag)
 action git.deploy(repo: repo, target: target)
 
 event weather.rain(city: city) -> summary: text
@@ -70,12 +61,10 @@ event payments.received() -> amount: amount, payer: person, currency: currency
 event payments.failed() -> amount: amount, payer: person, reason: text
 query payments.balance() -> balance: amount
 action payments.invoice(to: person, amount: amount, currency: currency) -> link: text
-action payments.refund(to: person, amount: amount)
 
 event files.added(folder: folder) -> file: file, owner: person, size: size, shared: flag
 query files.find(file: file) -> link: text, owner: person, size: size
 action files.move(file: file, folder: folder)
-action files.share(file: file, user: person) -> link: text
 action files.delete(file: file)
 
 event sms.received(from?: person) -> sender: person, text: text
@@ -86,7 +75,6 @@ action phone.call(to: person)
 event timer.daily(at: time)
 event timer.weekly(day: day, at: time)
 event timer.every(count: number, unit: unit)
-action timer.start(count: number, unit: unit)
 
 event sensor.motion(room: room)
 event sensor.door(room: room)
@@ -99,11 +87,9 @@ action device.off(device: device)
 
 action music.play(playlist: playlist)
 action music.pause()
-action music.volume(level: level)
 query music.current() -> song: text, artist: text
 
 event tasks.done(list: list) -> task: text
-query tasks.count(list?: list) -> open: count
 action tasks.add(list: list, task: text)
 """
 

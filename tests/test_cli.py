@@ -127,9 +127,7 @@ def test_mistakes_give_a_message_a_hint_and_a_code_but_no_traceback(tmp_path: Pa
     done = run("data", "check", cwd=tmp_path)
     assert done.returncode == 2
     assert done.stdout == ""
-    assert done.stderr == (
-        "error: edgedsl.toml: section 'trian' is not known\nhint: did you mean 'train'?\n"
-    )
+    assert done.stderr == ("error: edgedsl.toml: section 'trian' is not known\nhint: did you mean 'train'?\n")
 
 
 def test_a_project_file_that_is_not_there_is_named(tmp_path: Path) -> None:

@@ -18,7 +18,9 @@ from edgedsl.errors import EdgeDSLError
 ROOT = Path(__file__).parents[1]
 PAGES = [
     path
-    for path in sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("*/README.md"), *ROOT.glob("*/*.README.md")])
+    for path in sorted(
+        [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("*/README.md"), *ROOT.glob("*/*.README.md")]
+    )
     if ".venv" not in path.parts
 ]
 NAMES = [path.relative_to(ROOT).as_posix() for path in PAGES]
@@ -130,7 +132,10 @@ def test_the_lock_satisfies_what_pyproject_asks_for() -> None:
 
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     extras = project["optional-dependencies"]
-    wanted = [*project["dependencies"], *(line for name in ("cpu", "train", "serve", "bench", "dev") for line in extras[name])]
+    wanted = [
+        *project["dependencies"],
+        *(line for name in ("cpu", "train", "serve", "bench", "dev") for line in extras[name]),
+    ]
     pinned: dict[str, list[str]] = {}
     for line in (ROOT / "requirements.lock").read_text(encoding="utf-8").splitlines():
         if "==" in line and not line.startswith("#"):

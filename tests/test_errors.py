@@ -39,8 +39,14 @@ def test_codes_and_statuses_stay_as_documented() -> None:
 
 
 def test_every_class_is_drawn_in_the_docstring_with_its_codes() -> None:
-    drawn = {line.lstrip("│├└─ ").split()[0]: line.split() for line in (errors.__doc__ or "").splitlines() if "Err" in line}
-    drawn |= {line.lstrip("│├└─ ").split()[0]: line.split() for line in (errors.__doc__ or "").splitlines() if "├──" in line or "└──" in line}
+    drawn = {
+        line.lstrip("│├└─ ").split()[0]: line.split() for line in (errors.__doc__ or "").splitlines() if "Err" in line
+    }
+    drawn |= {
+        line.lstrip("│├└─ ").split()[0]: line.split()
+        for line in (errors.__doc__ or "").splitlines()
+        if "├──" in line or "└──" in line
+    }
     for name, kind in classes().items():
         assert name in drawn, name
         if name != "EdgeDSLError":

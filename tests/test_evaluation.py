@@ -202,7 +202,7 @@ def test_a_wrong_function_is_a_wrong_keyword() -> None:
     folder = resources.files("edgedsl.grammars")
     catalogue = Catalogue.from_file(Path(str(folder / "flow.catalogue.json")))
     grammar = Grammar(bind((folder / "flow.lark").read_text(encoding="utf-8"), catalogue))
-    right, wrong = 'chat.tell(user: Ana, text: "hello")', 'sms.send(to: Ana, text: "hello")'
+    right, wrong = 'mail.send(to: Ana, text: "hello")', 'sms.send(to: Ana, text: "hello")'
     assert miss_class(grammar, right, wrong, finish_reason="stop") == "wrong keyword"
 
 

@@ -26,7 +26,7 @@ from edgedsl.config import Config, load_config, override
 from edgedsl.errors import BundleError, EdgeDSLError, ExportError, GateError, ModelError
 from edgedsl.exporters import pipeline
 from edgedsl.exporters.attention import fuse_attention, is_fusable
-from edgedsl.exporters.calibration import channel_importance
+from edgedsl.exporters.calibration import input_moments
 from edgedsl.exporters.merge import load_adapted, read_run
 from edgedsl.exporters.nf4 import round_trip
 from edgedsl.exporters.optimum import OptimumExporter, rotary_tables
@@ -186,16 +186,16 @@ def test_calibration_names_are_the_graphs(tiny_onnx: TinyOnnx, layout: str) -> N
     graph = onnx.load(getattr(tiny_onnx, layout)().session._model_path, load_external_data=False).graph
     weights = {weight.name for weight in graph.initializer}
     names = {node.name for node in graph.node if node.op_type == "MatMul" and node.input[1] in weights}
-    assert set(channel_importance(tiny_onnx.model, [[1, 2, 3]])) == names
+    assert set(input_moments(tiny_onnx.model, [[1, 2, 3]])) == names
     assert len(names) == 2 * 7 + 1
 
 
-def test_importance_is_the_mean_square_over_all_tokens(tiny_onnx: TinyOnnx) -> None:
+def test_moments_are_means_over_all_tokens(tiny_onnx: TinyOnnx) -> None:
     rows = [[1, 2, 3], [4, 5, 6, 7, 8]]
-    found = channel_importance(tiny_onnx.model, rows)["/lm_head/MatMul"]
+    found = input_moments(tiny_onnx.model, rows)["/lm_head/MatMul"]
     with torch.inference_mode():
         inputs = torch.cat([tiny_onnx.model.model(torch.tensor([row])).last_hidden_state[0] for row in rows])
-    np.testing.assert_allclose(found, inputs.square().mean(0).numpy(), rtol=1e-5)
+    np.testing.assert_allclose(found.numpy(), (inputs.T @ inputs / len(inputs)).numpy(), rtol=1e-4, atol=1e-6)
     assert not any(module._forward_pre_hooks for module in tiny_onnx.model.modules()), "the hooks are gone"
 
 
@@ -281,7 +281,9 @@ def test_an_adapter_of_another_base_is_refused(tiny_project: Config, adapter: Pa
     run = json.loads((adapter / "run.json").read_text())
     run["base_model"] = {"name": "another", "sha256": "ab" * 32}
     (adapter / "run.json").write_text(json.dumps(run))
-    with pytest.raises(ModelError, match=r"trained on 'another' \(sha256 abababababab\), the base model 'base'") as info:
+    with pytest.raises(
+        ModelError, match=r"trained on 'another' \(sha256 abababababab\), the base model 'base'"
+    ) as info:
         source_of(tiny_project, adapter)
     assert "[project] base_model" in info.value.hint
 
@@ -402,7 +404,9 @@ def test_no_room_is_noticed_before_anything_is_done(project: Config, monkeypatch
     assert "free some space" in error.hint
 
 
-@pytest.mark.parametrize("place", ["exporters.pipeline.save_graph", "atomic.write_bytes", "bundle.manifest.write_bytes"])
+@pytest.mark.parametrize(
+    "place", ["exporters.pipeline.save_graph", "atomic.write_bytes", "bundle.manifest.write_bytes"]
+)
 def test_a_disk_that_fills_up_leaves_the_old_bundle(
     project: Config, monkeypatch: pytest.MonkeyPatch, place: str
 ) -> None:
@@ -424,7 +428,10 @@ def test_the_gate_leaves_the_old_bundle(project: Config, monkeypatch: pytest.Mon
 
 @pytest.mark.parametrize(
     ("settings", "message"),
-    [({"context_length": 512}, "knows positions up to 256"), ({"context_length": 16}, r"jsonl:\d+: the prompt has \d+")],
+    [
+        ({"context_length": 512}, "knows positions up to 256"),
+        ({"context_length": 16}, r"jsonl:\d+: the prompt has \d+"),
+    ],
 )
 def test_a_context_that_cannot_work_is_refused(project: Config, settings: dict[str, int], message: str) -> None:
     error = assert_fails_untouched(override(project, "export", settings), ExportError, message)

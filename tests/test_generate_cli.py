@@ -188,7 +188,7 @@ def test_sampling_flags_reach_the_engine(tiny_bundle: Path, monkeypatch: pytest.
         raise GenerationError("enough")
 
     monkeypatch.setattr(Engine, "generate", answer)
-    generate(tiny_bundle, *"--temperature 0.5 --top-k 3 --top-p 0.9 --seed 8 --max-tokens 9 x".split())
+    generate(tiny_bundle, *["--temperature", "0.5", "--top-k", "3", "--top-p", "0.9", "--seed", "8", "--max-tokens", "9", "x"])
     assert seen == [SamplingParams(max_tokens=9, temperature=0.5, top_k=3, top_p=0.9, seed=8)]
 
 
@@ -240,5 +240,13 @@ def test_an_argument_that_is_no_utf_8_is_refused(tiny_bundle: Path) -> None:
 
 def test_every_flag_is_in_the_help() -> None:
     result = CliRunner().invoke(group, ["generate", "--help"])
-    for flag in ("--bundle", "--stream", "--json", "--max-tokens", "--temperature", "--execution-provider", "--project"):
+    for flag in (
+        "--bundle",
+        "--stream",
+        "--json",
+        "--max-tokens",
+        "--temperature",
+        "--execution-provider",
+        "--project",
+    ):
         assert flag in result.output

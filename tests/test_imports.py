@@ -26,10 +26,18 @@ GROUND = {
     for name in ("_version", "errors", "atomic", "config", "prompt", "grammar", "catalogue", "bundle", "tokenizer")
 }
 RUN_WING = {"edgedsl.runtime", "edgedsl.serving"}
-BUILD_WING = {
-    f"edgedsl.{name}" for name in ("basemodels", "data", "training", "evaluation", "exporters", "bench")
+BUILD_WING = {f"edgedsl.{name}" for name in ("basemodels", "data", "training", "evaluation", "exporters", "bench")}
+TRAINING_LIBRARIES = {
+    "torch",
+    "transformers",
+    "peft",
+    "datasets",
+    "accelerate",
+    "optimum",
+    "onnx",
+    "bitsandbytes",
+    "gguf",
 }
-TRAINING_LIBRARIES = {"torch", "transformers", "peft", "datasets", "accelerate", "optimum", "onnx", "bitsandbytes", "gguf"}
 SERVING_LIBRARIES = {"fastapi", "starlette", "uvicorn", "prometheus_client", "pydantic"}
 
 
@@ -137,7 +145,11 @@ def imported_by(code: str) -> set[str]:
 
 
 HELP = "from click.testing import CliRunner\nimport edgedsl, edgedsl.cli\nassert not CliRunner().invoke(edgedsl.cli.group, {!r}).exit_code"
-HEAVY = TRAINING_LIBRARIES | SERVING_LIBRARIES | {"onnxruntime", "numpy", "outlines", "llguidance", "lark", "tokenizers", "rich"}
+HEAVY = (
+    TRAINING_LIBRARIES
+    | SERVING_LIBRARIES
+    | {"onnxruntime", "numpy", "outlines", "llguidance", "lark", "tokenizers", "rich"}
+)
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["--version"]])

@@ -30,7 +30,7 @@ FILES = [
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A project with few rows; tests must not write into it."""
     folder = tmp_path_factory.mktemp("init") / "my-flow"
-    write_project(folder, num_train=60, num_dev=20, num_test=20)
+    write_project(folder, num_train=60)
     return folder
 
 
@@ -83,11 +83,13 @@ def test_all_pairs_can_be_learned_and_generated(project: Path) -> None:
         good, bad = check_pairs(pairs, grammar, tiny_tokenizer(), tiny_template(), max_tokens=1000)
         assert bad == []
         counts[part] = len(good)
-    assert counts == {"train": 60, "dev": 20, "test": 20}
+    assert counts == {"train": 60, "dev": 100, "test": 200}
 
 
 def test_no_group_is_in_two_parts(project: Path) -> None:
-    groups = [{pair.group for pair in read_pairs(project / "data" / f"{part}.jsonl")} for part in ("train", "dev", "test")]
+    groups = [
+        {pair.group for pair in read_pairs(project / "data" / f"{part}.jsonl")} for part in ("train", "dev", "test")
+    ]
     assert not groups[0] & groups[1]
     assert not groups[0] & groups[2]
     assert not groups[1] & groups[2]
@@ -110,7 +112,7 @@ def test_commands_of_the_readme_exist(project: Path) -> None:
 
 def test_the_same_seed_gives_the_same_project(tmp_path: Path, project: Path) -> None:
     for name, seed in (("a/my-flow", 0), ("b/my-flow", 1)):
-        write_project(tmp_path / name, num_train=60, seed=seed, num_dev=20, num_test=20)
+        write_project(tmp_path / name, num_train=60, seed=seed)
     assert tree(tmp_path / "a/my-flow") == tree(project)
     assert tree(tmp_path / "b/my-flow")["data/train.jsonl"] != tree(project)["data/train.jsonl"]
 
@@ -148,8 +150,8 @@ def test_the_most_rows_that_the_flag_allows_can_be_made(tmp_path: Path) -> None:
 
 def test_an_empty_folder_is_filled_and_a_folder_above_is_made(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    write_project(tmp_path / "empty", num_train=10, num_dev=10, num_test=10)
-    write_project(tmp_path / "new" / "deep", num_train=10, num_dev=10, num_test=10)
+    write_project(tmp_path / "empty", num_train=10)
+    write_project(tmp_path / "new" / "deep", num_train=10)
     assert sorted(tree(tmp_path / "empty")) == sorted(tree(tmp_path / "new" / "deep")) == FILES
 
 
@@ -192,17 +194,17 @@ def test_a_full_disk_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(os, "fsync", no_space)
     with pytest.raises(ConfigError, match="cannot be written: No space left on device"):
-        write_project(tmp_path / "p", num_train=10, num_dev=10, num_test=10)
+        write_project(tmp_path / "p", num_train=10)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_pairs_that_cannot_be_made_leave_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(DataError):
-        write_project(tmp_path / "p", num_train=10, num_dev=10, num_test=100_000)
+        write_project(tmp_path / "p", num_train=10, num_dev=10, num_test=10)  # too few to split by group
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(ConfigError, match="cannot be written"):
         monkeypatch.setattr(atomic, "write_bytes", _denied)
-        write_project(tmp_path / "p", num_train=10, num_dev=10, num_test=10)
+        write_project(tmp_path / "p", num_train=10)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -26,7 +26,12 @@ def test_everything_parses_and_is_reported(demo: tuple[Path, dict[str, object]])
     _, result = demo
     assert result["truncated"] == 0
     assert result["parse_rate"] == 1.0
-    assert {"exact_match", "base_exact_match", "nearest_neighbour_exact_match", "parse_rate_without_grammar"} <= result.keys()
+    assert {
+        "exact_match",
+        "base_exact_match",
+        "nearest_neighbour_exact_match",
+        "parse_rate_without_grammar",
+    } <= result.keys()
 
 
 def test_bundle_says_where_it_comes_from_and_how_good_it_is(demo: tuple[Path, dict[str, object]]) -> None:

@@ -67,7 +67,9 @@ def test_other_documents_are_refused(changes: dict[str, Any]) -> None:
         PromptTemplate.from_dict({**DOCUMENT, **changes})
 
 
-@pytest.mark.parametrize("document", [[], "x", None, {"version": 1}, {**DOCUMENT, "segments": None}, {**DOCUMENT, "segments": 3}])
+@pytest.mark.parametrize(
+    "document", [[], "x", None, {"version": 1}, {**DOCUMENT, "segments": None}, {**DOCUMENT, "segments": 3}]
+)
 def test_other_shapes_are_refused(document: Any) -> None:
     with pytest.raises(ConfigError, match="prompt template"):
         PromptTemplate.from_dict(document)

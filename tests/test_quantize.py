@@ -12,8 +12,9 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from edgedsl.errors import ExportError
+from edgedsl.exporters.blockwise import QuantizedWeight, Recipe, quantize_weight
 from edgedsl.exporters.nf4 import BLOCK_SIZE, LEVELS, round_trip
-from edgedsl.exporters.quantize import QuantizedWeight, Recipe, quantize_model, quantize_weight
+from edgedsl.exporters.quantize import quantize_model
 from edgedsl.exporters.recipes import RECIPES
 
 BITS = pytest.mark.parametrize("bits", [4, 8])
@@ -220,7 +221,7 @@ def slow_nf4(weight: torch.Tensor) -> torch.Tensor:
         block = flat[start : start + BLOCK_SIZE]
         largest = max(abs(value) for value in block)
         restored += [
-            largest * min(LEVELS, key=lambda level: abs(level - value / largest)) if largest else 0.0  # noqa: B023
+            largest * min(LEVELS, key=lambda level: abs(level - value / largest)) if largest else 0.0
             for value in block
         ]
     return torch.tensor(restored).reshape(weight.shape)

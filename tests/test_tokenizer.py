@@ -15,7 +15,17 @@ from edgedsl.tokenizer import Tokenizer
 
 TOKENIZER = tiny_tokenizer()
 SPECIAL = {TOKENIZER.token_id(BOS_TOKEN), TOKENIZER.token_id(EOS_TOKEN)}
-TEXTS = ["", "turn on the lamp", "naïve café", "😀", "a😀b👩‍👩‍👧c", "日本語 text", " \n\t ", EOS_TOKEN, f"x{BOS_TOKEN}y{EOS_TOKEN}"]
+TEXTS = [
+    "",
+    "turn on the lamp",
+    "naïve café",
+    "😀",
+    "a😀b👩‍👩‍👧c",
+    "日本語 text",
+    " \n\t ",
+    EOS_TOKEN,
+    f"x{BOS_TOKEN}y{EOS_TOKEN}",
+]
 
 
 def streamed(ids: list[int]) -> list[str]:

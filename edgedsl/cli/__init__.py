@@ -15,7 +15,7 @@ from edgedsl.errors import EdgeDSLError
 # One line each: the group's help must not import the commands.
 COMMANDS = {
     "init": "Write a new project that works as it stands.",
-    "data": "Check pairs of sentence and program; generate samples.",
+    "data": "Check the pairs of sentence and program.",
     "train": "Fine-tune the base model on the pairs (LoRA, QLoRA).",
     "export": "Merge, export, quantise, check and write the bundle.",
     "generate": "Turn sentences into programs.",
@@ -73,7 +73,9 @@ class LazyGroup(click.Group):
         with formatter.section("Commands"):
             formatter.write_dl(list(COMMANDS.items()))
 
-    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
         """Name the nearest command for a typing error."""
         try:
             return super().resolve_command(ctx, args)

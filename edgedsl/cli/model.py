@@ -24,7 +24,10 @@ def list_models(as_json: bool) -> None:
     """List the aliases: where they come from and under which terms."""
     from edgedsl.basemodels import ALIASES
 
-    rows = {name: {"packages": [wheel.requirement for wheel in alias.wheels], "licence": alias.licence} for name, alias in ALIASES.items()}
+    rows = {
+        name: {"packages": [wheel.requirement for wheel in alias.wheels], "licence": alias.licence}
+        for name, alias in ALIASES.items()
+    }
     if as_json:
         click.echo(json.dumps(rows))
         return
