@@ -43,8 +43,9 @@ def write_json(path: Path, value: Any) -> None:
 def staged_directory(target: Path) -> Iterator[Path]:
     """Yield a new folder beside ``target`` that takes its place when the block ends well.
 
-    The old folder is renamed away first and removed last, so a crash leaves either the old or the new one under ``target``, or,
-    between two renames, the old one as ``.NAME.old-*`` beside it. A block that raises leaves ``target`` untouched.
+    The old folder is renamed away first and removed last, so a crash leaves either the old or the new one under
+    ``target``, or, between two renames, the old one as ``.NAME.old-*`` beside it. A block that raises leaves ``target``
+    untouched.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.new-"))

@@ -39,7 +39,9 @@ class DemoSizes:
 def run_demo(
     folder: Path, sizes: DemoSizes = DemoSizes(), *, offline: bool = False, say: Say = lambda _: None
 ) -> dict[str, Any]:
-    """Write the sample project into ``folder``, fine-tune, export, generate and measure; finished parts of an earlier run are kept.
+    """Write the sample project into ``folder``, fine-tune, export, generate and measure.
+
+    What an earlier run finished is kept.
 
     Returns:
         Plain data: ``exact_match``, ``base_exact_match``, ``nearest_neighbour_exact_match``, ``parse_rate``,

@@ -1,7 +1,7 @@
 """The grammar, once per model, and the matcher, once per request.
 
-Two engines read the same bound Lark text: llguidance (the engine behind Outlines' CFG type) says which token may come next, and Lark's
-LALR parser, which shares no code with it, re-parses every finished program.
+Two engines read the same bound Lark text: llguidance (the engine behind Outlines' CFG type) says which token may come
+next, and Lark's LALR parser, which shares no code with it, re-parses every finished program.
 """
 
 from __future__ import annotations
@@ -138,7 +138,7 @@ class CompiledGrammar:
         return Matcher(self._first.deep_copy())
 
     def outlines_processor(self) -> Any:
-        """Outlines' own logits processor for this grammar (numpy, batch 1), for use inside Outlines and to check ours against it."""
+        """Outlines' own logits processor (numpy, batch 1), for use inside Outlines and to check ours against it."""
         from outlines.backends.llguidance import LLGuidanceLogitsProcessor
 
         return LLGuidanceLogitsProcessor(self.grammar._compiled, self._llg_tokenizer, "numpy")
@@ -201,7 +201,10 @@ class Matcher:
 
 
 def apply_bitmask(logits: NDArray[np.float32], bitmask: NDArray[np.int32]) -> None:
-    """Set the logits [width] of tokens the bitmask forbids to -inf, in place; ids beyond the bitmask are forbidden too."""
+    """Set the logits [width] of tokens the bitmask forbids to -inf, in place.
+
+    Ids beyond the bitmask are forbidden too.
+    """
     allowed = np.unpackbits(bitmask.view(np.uint8), bitorder="little")
     width = min(logits.shape[0], allowed.shape[0])
     np.putmask(logits[:width], allowed[:width] == 0, -np.inf)

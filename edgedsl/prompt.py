@@ -15,7 +15,10 @@ SegmentKind = Literal["text", "special", "slot"]
 
 @dataclass(frozen=True)
 class Segment:
-    """A piece of a prompt. ``special`` names one special token; ``slot`` is filled by the request, always as plain text."""
+    """A piece of a prompt.
+
+    ``special`` names one special token; ``slot`` is filled by the request, always as plain text.
+    """
 
     kind: SegmentKind
     value: str
@@ -23,7 +26,7 @@ class Segment:
 
 @dataclass(frozen=True)
 class PromptTemplate:
-    """Segments around the sentence, and the special tokens that end a program (the first one is what training teaches)."""
+    """Segments around the sentence, and the special tokens that end a program; training teaches the first one."""
 
     segments: tuple[Segment, ...]
     end: tuple[str, ...]

@@ -1,6 +1,9 @@
-"""GPTQ (Frantar et al., arXiv 2210.17323): round one input channel after the other, and let the channels to come make up for the error.
+"""GPTQ (Frantar et al., arXiv 2210.17323).
 
-What counts is the layer's output on real inputs, so the error of a channel is passed on along the inverse of the inputs' second moments.
+Rounds one input channel after the other, and lets the channels to come make up for the error.
+
+What counts is the layer's output on real inputs, so the error of a channel is passed on along the inverse of the
+inputs' second moments.
 """
 
 from __future__ import annotations

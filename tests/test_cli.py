@@ -119,7 +119,7 @@ def test_flags_of_sections_show_the_default_of_the_dataclass() -> None:
 
 def run(*arguments: str, cwd: Path, **env: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "edgedsl", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env={**os.environ, **env})
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env={**os.environ, **env}, check=False)
 
 
 def test_mistakes_give_a_message_a_hint_and_a_code_but_no_traceback(tmp_path: Path) -> None:

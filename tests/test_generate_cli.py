@@ -188,7 +188,10 @@ def test_sampling_flags_reach_the_engine(tiny_bundle: Path, monkeypatch: pytest.
         raise GenerationError("enough")
 
     monkeypatch.setattr(Engine, "generate", answer)
-    generate(tiny_bundle, *["--temperature", "0.5", "--top-k", "3", "--top-p", "0.9", "--seed", "8", "--max-tokens", "9", "x"])
+    generate(
+        tiny_bundle,
+        *["--temperature", "0.5", "--top-k", "3", "--top-p", "0.9", "--seed", "8", "--max-tokens", "9", "x"],
+    )
     assert seen == [SamplingParams(max_tokens=9, temperature=0.5, top_k=3, top_p=0.9, seed=8)]
 
 

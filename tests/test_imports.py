@@ -144,7 +144,10 @@ def imported_by(code: str) -> set[str]:
     return set(done.stdout.splitlines()[-1].split())
 
 
-HELP = "from click.testing import CliRunner\nimport edgedsl, edgedsl.cli\nassert not CliRunner().invoke(edgedsl.cli.group, {!r}).exit_code"
+HELP = (
+    "from click.testing import CliRunner\nimport edgedsl, edgedsl.cli\n"
+    "assert not CliRunner().invoke(edgedsl.cli.group, {!r}).exit_code"
+)
 HEAVY = (
     TRAINING_LIBRARIES
     | SERVING_LIBRARIES

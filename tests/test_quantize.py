@@ -221,8 +221,7 @@ def slow_nf4(weight: torch.Tensor) -> torch.Tensor:
         block = flat[start : start + BLOCK_SIZE]
         largest = max(abs(value) for value in block)
         restored += [
-            largest * min(LEVELS, key=lambda level: abs(level - value / largest)) if largest else 0.0
-            for value in block
+            largest * min(LEVELS, key=lambda level: abs(level - value / largest)) if largest else 0.0 for value in block
         ]
     return torch.tensor(restored).reshape(weight.shape)
 

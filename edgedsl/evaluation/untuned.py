@@ -18,7 +18,8 @@ def measure_untuned(
     """Decode each sentence after ``num_examples`` training pairs, greedily, without and with the grammar.
 
     Returns:
-        ``base_exact_match``, ``base_parse_rate`` (with the grammar) and both with ``_without_grammar``; shares of the pairs.
+        ``base_exact_match``, ``base_parse_rate`` (with the grammar) and both with ``_without_grammar``; shares of the
+        pairs.
 
     Raises:
         ModelError, GrammarError, DataError: the project's parts cannot be used.
