@@ -217,6 +217,6 @@ def _checked(value: Any, kind: type, metadata: Mapping[str, Any], what: str) -> 
         raise ConfigError(f"{what} is {value!r}, expected {kind.__name__}")
     if metadata["choices"] and value not in metadata["choices"]:
         raise ConfigError(f"{what} is {value!r}, expected one of {', '.join(metadata['choices'])}")
-    if metadata["minimum"] is not None and not metadata["minimum"] <= value < float("inf"):
+    if metadata["minimum"] is not None and not metadata["minimum"] <= typing.cast(float, value) < float("inf"):
         raise ConfigError(f"{what} is {value!r}, expected at least {metadata['minimum']:g}")
     return value

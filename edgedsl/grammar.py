@@ -167,7 +167,7 @@ class Matcher:
 
     def allows(self, token_id: int) -> bool:
         """Whether this token may come next."""
-        allowed = self._matcher.validate_tokens([token_id]) == 1
+        allowed = bool(self._matcher.validate_tokens([token_id]) == 1)
         self._check()
         return allowed
 

@@ -44,9 +44,10 @@ def _inverse_factor(moments: torch.Tensor) -> torch.Tensor:
     damped = damped + DAMPING * damped.diagonal().mean().clamp(min=1e-12) * torch.eye(len(damped), dtype=torch.float64)
     try:
         inverse = torch.cholesky_inverse(torch.linalg.cholesky(damped))
-        return torch.linalg.cholesky(inverse, upper=True).float()
-    except torch.linalg.LinAlgError as exc:
+        factor: torch.Tensor = torch.linalg.cholesky(inverse, upper=True).float()
+    except RuntimeError as exc:  # LinAlgError is one
         raise ExportError("calibration gave numbers that are not finite", hint="check the training pairs") from exc
+    return factor
 
 
 def _round_block(

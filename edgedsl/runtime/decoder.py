@@ -61,7 +61,8 @@ class Decoder:
             PromptTooLong: the sequence would not fit into the context.
             GenerationError: the session failed. Whether the logits are finite is for the caller to see.
         """
-        return self.forward_all(token_ids)[-1]
+        last: NDArray[np.float32] = self.forward_all(token_ids)[-1]
+        return last
 
     def forward_all(self, token_ids: Sequence[int]) -> NDArray[np.float32]:
         """Like :meth:`forward`, with the logits of every new position [len(token_ids), vocab]."""
@@ -85,7 +86,8 @@ class Decoder:
             ) from exc
         self.length = total
         self._is_past_second = not self._is_past_second
-        return logits[0]
+        rows: NDArray[np.float32] = logits[0]
+        return rows
 
     def _bind(self, tokens: NDArray[np.int64], logits: NDArray[np.float32], total: int) -> None:
         binding = self._binding
