@@ -27,7 +27,7 @@ $(INSTALLED): requirements.lock pyproject.toml
 	@touch $@
 
 demo: $(INSTALLED)
-	$(BIN)/edgedsl demo
+	$(BIN)/edgedsl demo --json
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest

@@ -50,7 +50,7 @@ class TrainSection:
     lora_alpha: float = _field(64.0, "LoRA scale; the update is multiplied by lora_alpha / r.", minimum=0)
     lora_dropout: float = _field(0.0, "Dropout before the LoRA matrices.", minimum=0)
     target_modules: str = _field("all-linear", "Layers to adapt: all-linear, or names separated by commas.")
-    learning_rate: float = _field(1e-3, "Peak learning rate (AdamW, linear warm-up, cosine decay).", minimum=0)
+    learning_rate: float = _field(2e-3, "Peak learning rate (AdamW, linear warm-up, cosine decay).", minimum=0)
     num_epochs: float = _field(2.0, "Passes over the training pairs.", minimum=0)
     max_steps: int = _field(0, "Stop after so many optimizer steps; 0 goes by epochs.", minimum=0)
     batch_size: int = _field(8, "Pairs in one forward pass.", minimum=1)

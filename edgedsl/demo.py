@@ -31,7 +31,7 @@ class DemoSizes:
 
     train_rows: int = 2400
     test_rows: int = 200
-    base_rows: int = 24
+    base_rows: int = 16
     unconstrained_rows: int = 50
     export_rows: int = 48
 

@@ -202,6 +202,20 @@ def test_an_engine_error_fails_closed_everywhere() -> None:
             call()
 
 
+def test_a_token_that_is_refused_without_an_engine_error_raises_too() -> None:
+    class Refusing:
+        """An engine that refuses every token and calls it no error."""
+
+        def is_error(self) -> bool:
+            return False
+
+        def consume_token(self, _: int) -> bool:
+            return False
+
+    with pytest.raises(GenerationError, match="does not allow token 7 here"):
+        Matcher(Refusing()).consume(7)
+
+
 def test_matchers_of_one_grammar_are_independent() -> None:
     grammar = compiled("choice")
     first, second = grammar.matcher(), grammar.matcher()
