@@ -43,7 +43,7 @@ assert done.returncode == 0, done.stderr
 for command, package in (("train", "train"), ("serve", "serve")):
     done = run(command, "--project", "project")
     assert done.returncode not in (0, 1), (command, done.returncode, done.stderr)
-    assert f"edgedsl[" in done.stderr and package in done.stderr, (command, done.stderr)
+    assert "edgedsl[" in done.stderr and package in done.stderr, (command, done.stderr)
 PYTHON
 edgedsl --help
 echo "smoke: the wheel works with the runtime packages alone"

@@ -14,6 +14,7 @@ from click.testing import CliRunner
 from edgedsl._version import __version__
 from edgedsl.cli import COMMANDS, group
 from edgedsl.config import SECTIONS
+from edgedsl.errors import ConfigError
 
 GROUP_HELP = """\
 Usage: edgedsl [OPTIONS] COMMAND [ARGS]...
@@ -115,6 +116,33 @@ def test_flags_of_sections_show_the_default_of_the_dataclass() -> None:
     defaults = {name: field.default for name, field in SECTIONS["train"].__dataclass_fields__.items()}
     assert f"[default: {defaults['r']}]" in output
     assert f"[default: {defaults['learning_rate']}]" in output
+
+
+@pytest.mark.parametrize(
+    ("module", "extra"), [("torch", "train"), ("transformers.utils", "train"), ("uvicorn", "serve")]
+)
+def test_a_package_of_an_extra_that_is_missing_is_named_with_the_mend(
+    module: str, extra: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @click.command()
+    def command() -> None:
+        raise ModuleNotFoundError(f"No module named '{module}'", name=module)
+
+    monkeypatch.setattr(group, "get_command", lambda *_: command)
+    error = invoke("train").exception
+    assert isinstance(error, ConfigError)
+    assert f"needs the package '{module.split('.', maxsplit=1)[0]}'" in error.message
+    assert error.hint == f"pip install 'edgedsl[{extra}]'"
+
+
+@pytest.mark.parametrize("module", ["edgedsl.nothing", "some_typing_error", None])
+def test_a_module_of_ours_that_is_missing_stays_a_bug(module: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    @click.command()
+    def command() -> None:
+        raise ModuleNotFoundError("No module", name=module)
+
+    monkeypatch.setattr(group, "get_command", lambda *_: command)
+    assert isinstance(invoke("train").exception, ModuleNotFoundError)
 
 
 def run(*arguments: str, cwd: Path, **env: str) -> subprocess.CompletedProcess[str]:

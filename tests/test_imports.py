@@ -137,6 +137,21 @@ def test_top_level_folders_are_imported_by_their_installed_name() -> None:
         assert not libraries(path) & {"exporters", "grammars", "bench"}, name
 
 
+def test_every_library_is_a_dependency_or_comes_with_an_extra_that_is_known() -> None:
+    """A package that is missing must be named with the extra that brings it, and extras must exist."""
+    import tomllib
+
+    from packaging.requirements import Requirement
+
+    from edgedsl.cli.extras import EXTRAS
+
+    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    always = {Requirement(line).name for line in project["dependencies"]} | {"edgedsl"}
+    used = set().union(*(libraries(path) for path in modules().values())) - set(sys.stdlib_module_names)
+    assert used - always - set(EXTRAS) == {"pydantic_core"}  # comes with pydantic
+    assert set(EXTRAS.values()) <= set(project["optional-dependencies"])
+
+
 def imported_by(code: str) -> set[str]:
     """Top-level modules in a fresh interpreter after running the code."""
     script = f"import sys\n{code}\nprint(*sorted({{name.split('.')[0] for name in sys.modules}}))"

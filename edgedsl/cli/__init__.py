@@ -55,6 +55,13 @@ class LazyGroup(click.Group):
             return super().invoke(ctx)
         except BrokenPipeError as exc:
             raise ReaderGone("") from exc
+        except ModuleNotFoundError as exc:
+            from edgedsl.cli.extras import missing_extra
+
+            error = missing_extra(exc)
+            if error is None:
+                raise
+            raise error from exc
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """In the order of the work, not of the alphabet."""
