@@ -34,6 +34,7 @@ class DemoSizes:
     base_rows: int = 16
     unconstrained_rows: int = 50
     export_rows: int = 48
+    eval_rows: int = 16
 
 
 def run_demo(
@@ -86,7 +87,9 @@ def _project(folder: Path, sizes: DemoSizes, say: Say) -> Config:
         raise ConfigError(
             f"'{folder}' holds a demo of another size", hint=f"remove '{folder}', or give another --output"
         )
-    config = override(config, "train", {"num_epochs": 1.0, "eval_rows": 16})
+    config = override(
+        config, "train", {"num_epochs": 1.0, "eval_rows": sizes.eval_rows, "eval_loss_rows": 6 * sizes.eval_rows}
+    )
     config = override(config, "export", {"eval_rows": sizes.export_rows})
     return override(config, "generate", {"max_tokens": MAX_TOKENS})
 

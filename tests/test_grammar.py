@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from pathlib import Path
 from typing import Any
@@ -332,3 +333,23 @@ def test_nothing_warns() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         Grammar(ROOMS).compile(TOKENIZER, [END]).matcher().is_accepting()
+
+
+@pytest.mark.slow
+def test_random_programs_of_the_sample_language_parse() -> None:
+    """Uniform choices among allowed tokens reach corners that a model never would."""
+    from importlib.resources import files
+
+    language = files("edgedsl.grammars")
+    catalogue = json.loads(language.joinpath("flow.catalogue.json").read_text(encoding="utf-8"))
+    source = language.joinpath("flow.lark").read_text(encoding="utf-8")
+    bound = bind(source, Catalogue({name: tuple(entries) for name, entries in catalogue.items()}))
+    grammar = Grammar(bound, name="flow").compile(TOKENIZER, [END])
+    finished = 0
+    for seed in range(5000):
+        rng = np.random.default_rng(seed)
+        ids, ended = walk(grammar, lambda allowed, rng=rng: END if END in allowed else rng.choice(allowed), limit=300)
+        text = TOKENIZER.decode(ids)
+        assert not ended or grammar.grammar.accepts(text), text
+        finished += ended
+    assert finished > 1000

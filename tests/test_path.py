@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
@@ -13,19 +14,20 @@ from edgedsl.cli import group
 from edgedsl.demo import DemoSizes, run_demo
 from edgedsl.grammar import Grammar
 
-SIZES = DemoSizes(train_rows=48, test_rows=6, base_rows=2, unconstrained_rows=2, export_rows=4)
+SIZES = DemoSizes(train_rows=48, test_rows=6, base_rows=2, unconstrained_rows=2, export_rows=4, eval_rows=2)
+# The fixture trains and exports the real model: minutes, where other tests take seconds.
+pytestmark = pytest.mark.timeout(1200)
 
 
 @pytest.fixture(scope="module")
-def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, object]]:
+def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
     folder = tmp_path_factory.mktemp("path") / "demo"
     return folder, run_demo(folder, SIZES)
 
 
-def test_everything_parses_and_is_reported(demo: tuple[Path, dict[str, object]]) -> None:
+def test_all_but_what_was_cut_off_parses(demo: tuple[Path, dict[str, Any]]) -> None:
     _, result = demo
-    assert result["truncated"] == 0
-    assert result["parse_rate"] == 1.0
+    assert result["parse_rate"] == pytest.approx(1 - result["truncated"] / SIZES.test_rows)
     assert {
         "exact_match",
         "base_exact_match",
@@ -34,7 +36,7 @@ def test_everything_parses_and_is_reported(demo: tuple[Path, dict[str, object]])
     } <= result.keys()
 
 
-def test_bundle_says_where_it_comes_from_and_how_good_it_is(demo: tuple[Path, dict[str, object]]) -> None:
+def test_bundle_says_where_it_comes_from_and_how_good_it_is(demo: tuple[Path, dict[str, Any]]) -> None:
     folder, _ = demo
     manifest = json.loads((folder / "bundle" / "manifest.json").read_text())
     run = json.loads((folder / "adapter" / "run.json").read_text())
@@ -45,19 +47,20 @@ def test_bundle_says_where_it_comes_from_and_how_good_it_is(demo: tuple[Path, di
     assert set(manifest["quality"]) == {"adapter", "merged", "onnx", "quantized"}
 
 
-def test_python_api_and_command_line_agree(demo: tuple[Path, dict[str, object]]) -> None:
+def test_python_api_and_command_line_agree(demo: tuple[Path, dict[str, Any]]) -> None:
     folder, _ = demo
     sentence = "text Ana on my way <|im_end|>"
     engine = edgedsl.load(folder / "bundle")
-    program = str(engine(sentence, max_tokens=96))
-    assert "".join(engine.stream(sentence, max_tokens=96)) == program
+    completion = engine(sentence, max_tokens=96)
+    assert "".join(engine.stream(sentence, max_tokens=96)) == completion.text
     result = CliRunner().invoke(group, ["generate", "--project", str(folder), "--max-tokens", "96", sentence])
-    assert result.exit_code == 0, result.output
-    assert result.stdout == program + "\n"
-    Grammar.from_files(folder / "bundle" / "grammar.lark", folder / "bundle" / "catalogue.json").parse(program)
+    assert result.stdout == completion.text + "\n"
+    assert result.exit_code == (0 if completion.finish_reason == "stop" else 11), result.output
+    grammar = Grammar.from_files(folder / "bundle" / "grammar.lark", folder / "bundle" / "catalogue.json")
+    assert grammar.accepts(completion.text) or completion.finish_reason == "length"
 
 
-def test_finished_demo_is_not_trained_again(demo: tuple[Path, dict[str, object]]) -> None:
+def test_finished_demo_is_not_trained_again(demo: tuple[Path, dict[str, Any]]) -> None:
     folder, _ = demo
     before = (folder / "adapter" / "adapter_model.safetensors").stat().st_mtime_ns
     result = CliRunner().invoke(group, ["train", "--project", str(folder)])
