@@ -196,7 +196,7 @@ class Matcher:
         if self._matcher.is_error():
             raise GenerationError(
                 "the grammar engine failed or met a limit; the program was discarded",
-                hint="run 'edgedsl grammar check'",
+                hint="simplify the grammar: long lists and free text are what meets a limit",
             )
 
 

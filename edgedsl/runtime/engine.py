@@ -186,7 +186,7 @@ class Engine:
         if sequence.finish_reason == "stop" and sequence.matcher and not self.grammar.accepts(text):
             raise GenerationError(
                 "the two grammar engines disagree about a finished program; it was discarded",
-                hint="run 'edgedsl grammar check'",
+                hint="the grammar has terminals that overlap; write them so that one text has one reading",
             )
         return sequence.completion(text)
 
