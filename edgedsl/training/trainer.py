@@ -53,13 +53,8 @@ class Trainer:
         self._dtype = dtype
         self._head = TargetHead(model)
         self._parameters = [p for p in model.parameters() if p.requires_grad]
-        # A run is a few hundred steps: with the usual 0.999 its large first gradients would hold it back to the end.
         self._optimizer = torch.optim.AdamW(
-            self._parameters,
-            lr=section.learning_rate,
-            betas=(0.9, 0.98),
-            weight_decay=section.weight_decay,
-            fused=True,
+            self._parameters, lr=section.learning_rate, weight_decay=section.weight_decay, fused=True
         )
         self._wrapped = accelerator.prepare_model(model)
         processes = accelerator.num_processes
