@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ from edgedsl.grammars.flow_sentences import sentence
 SHAPES = {"act": 15, "ask": 10, "one": 45, "if": 20, "many": 10}  # percent
 # A function keeps at least this many structures for training; a part takes about this share of a shape's structures.
 _MIN_GROUPS = 4
+_CALL = re.compile(r"\b([a-z]+)\.([a-z]+)\b(?:\(([^)]*)\))?")
+_NAME = re.compile(r"(\w+)(?=[:=])")  # of a parameter
 _HELD_OUT = 0.12
 _MAX_CHARACTERS = 250  # of sentence and program: below 90 tokens
 
@@ -66,7 +69,10 @@ def generate(num_pairs: int, seed: int) -> list[Pair]:
 def split(
     pairs: Sequence[Pair], seed: int, *, num_dev: int | None = None, num_test: int | None = None
 ) -> dict[str, list[Pair]]:
-    """Parts train, dev and test: a group is in one part only, and each function stays in train.
+    """Parts train, dev and test: a group is in one part only, and each form of a call stays in train.
+
+    A form is a function with the parameters it is given. What is new in the test part is how calls are put together,
+    not a way of calling that training never showed.
 
     Pairs of a held-out group that find no place in dev or test are left out.
 
@@ -84,7 +90,7 @@ def split(
         groups.setdefault(pair.group, []).append(pair)
     order = sorted(groups)
     Random(f"flow split {seed}").shuffle(order)
-    left = Counter(name for members in groups.values() for name in members[0].functions)
+    left = Counter(form for group in groups for form in _call_forms(group))
     parts: dict[str, list[Pair]] = {}
     wanted = {
         "test": len(pairs) // 10 if num_test is None else num_test,
@@ -131,11 +137,17 @@ def _take(groups: dict[str, list[Pair]], order: list[str], shape: str, quota: in
     for group in candidates:
         if len(taken) == quota:
             break
-        functions = groups[group][0].functions
-        if all(left[name] > _MIN_GROUPS for name in functions):
-            left.subtract(functions)
+        forms = _call_forms(group)
+        if all(left[form] > _MIN_GROUPS for form in forms):
+            left.subtract(forms)
             taken += groups.pop(group)[: min(most, quota - len(taken))]
     return taken
+
+
+def _call_forms(group: str) -> set[str]:
+    """``{"tickets.count(project)"}`` of a program without its literals."""
+    calls = (match for match in _CALL.finditer(group) if match[1] != "it")
+    return {f"{match[1]}.{match[2]}({', '.join(_NAME.findall(match[3] or ''))})" for match in calls}
 
 
 def _lines(pairs: Iterable[Pair]) -> str:
