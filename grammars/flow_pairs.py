@@ -18,16 +18,22 @@ from edgedsl.grammars.flow_sentences import sentence
 
 SHAPES = {"act": 15, "ask": 10, "one": 45, "if": 20, "many": 10}  # percent
 # A function keeps at least this many structures for training; a part takes about this share of a shape's structures.
+# Programs of one call: without its literals such a group would be a function, and every function must be learnt.
+_SINGLE = frozenset({"act", "ask"})
 _MIN_GROUPS = 4
 _CALL = re.compile(r"\b([a-z]+)\.([a-z]+)\b(?:\(([^)]*)\))?")
-_NAME = re.compile(r"(\w+)(?=[:=])")  # of a parameter
+_NAME = re.compile(r"(?:^|, )(\w+)(?=[:=])")  # of a parameter
 _HELD_OUT = 0.12
 _MAX_CHARACTERS = 250  # of sentence and program: below 90 tokens
 
 
 @dataclass(frozen=True)
 class Pair:
-    """One row: ``group`` is the program with its literals removed, ``shape`` the form of the program."""
+    """One row.
+
+    ``shape`` is the form of the program, ``group`` the program with its literals removed, or as it is where it is a
+    single call.
+    """
 
     id: str
     prompt: str
@@ -57,7 +63,7 @@ def generate(num_pairs: int, seed: int) -> list[Pair]:
                 id=f"flow-{seed}-{len(pairs):05d}",
                 prompt=prompt,
                 target=program.spell(),
-                group=program.spell(skeleton=True),
+                group=program.spell(skeleton=program.shape not in _SINGLE),
                 shape=program.shape,
                 functions=tuple(sorted(program.functions())),
                 literals=tuple(program.literals()),
