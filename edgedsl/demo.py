@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ import numpy as np
 
 from edgedsl.config import Config, load_config, override
 from edgedsl.data.baseline import NearestNeighbour
-from edgedsl.data.pairs import Pair, read_pairs
+from edgedsl.data.pairs import Pair, read_pairs, spread
 from edgedsl.errors import ConfigError
 from edgedsl.evaluation.metrics import exact_match, parse_rate
 from edgedsl.project import write_project
@@ -57,9 +58,9 @@ def run_demo(
 
     started = time.perf_counter()
     config = _project(folder, sizes, say)
-    test = read_pairs(config.path(config.data.test))[: sizes.test_rows]
+    test = spread(read_pairs(config.path(config.data.test)), sizes.test_rows)
     say(f"[1/5] base model {config.project.base_model}, untuned, five examples in the prompt")
-    base = measure_untuned(config, test[: sizes.base_rows], max_tokens=MAX_TOKENS // 2, offline=offline)
+    base = measure_untuned(config, spread(test, sizes.base_rows), max_tokens=MAX_TOKENS // 2, offline=offline)
     say("[2/5] fine-tune")
     train(config, resume=True, offline=offline)
     say("[3/5] export")
@@ -73,6 +74,7 @@ def run_demo(
     return {
         **tuned,
         **base,
+        "base_rows": min(sizes.base_rows, len(test)),
         "nearest_neighbour_exact_match": nearest,
         "seconds": round(time.perf_counter() - started, 1),
     }
@@ -87,8 +89,9 @@ def _project(folder: Path, sizes: DemoSizes, say: Say) -> Config:
         raise ConfigError(
             f"'{folder}' holds a demo of another size", hint=f"remove '{folder}', or give another --output"
         )
+    train = {"num_epochs": 1.0, "eval_rows": sizes.eval_rows, "eval_loss_rows": 6 * sizes.eval_rows}
     config = override(
-        config, "train", {"num_epochs": 1.0, "eval_rows": sizes.eval_rows, "eval_loss_rows": 6 * sizes.eval_rows}
+        config, "train", train | {"eval_every": math.ceil(sizes.train_rows / config.train.batch_size / 2)}
     )
     config = override(config, "export", {"eval_rows": sizes.export_rows})
     return override(config, "generate", {"max_tokens": MAX_TOKENS})
@@ -100,19 +103,21 @@ def _measure_tuned(engine: Engine, pairs: Sequence[Pair], unconstrained_rows: in
     started = time.perf_counter()
     completions = [engine.generate(pair.prompt, params) for pair in pairs]
     seconds = time.perf_counter() - started
-    free = [engine.generate(pair.prompt, params, constrained=False).text for pair in pairs[:unconstrained_rows]]
+    sample = spread(pairs, unconstrained_rows)
+    free = [engine.generate(pair.prompt, params, constrained=False).text for pair in sample]
     texts = [completion.text for completion in completions]
-    targets = [pair.target for pair in pairs]
+    bound = {pair.source: text for pair, text in zip(pairs, texts, strict=True)}
     return {
-        "exact_match": exact_match(texts, targets),
-        "exact_match_without_grammar": exact_match(free, targets[: len(free)]),
+        "exact_match": exact_match(texts, [pair.target for pair in pairs]),
+        "exact_match_without_grammar": exact_match(free, [pair.target for pair in sample]),
+        "exact_match_same_rows": exact_match([bound[pair.source] for pair in sample], [pair.target for pair in sample]),
+        "rows": len(pairs),
+        "rows_without_grammar": len(sample),
         "parse_rate": parse_rate(texts, engine.grammar),
         "parse_rate_without_grammar": parse_rate(free, engine.grammar),
         "truncated": sum(completion.finish_reason == "length" for completion in completions),
         **_speed(completions, seconds),
-        "examples": [
-            {"sentence": pair.prompt, "program": text} for pair, text in zip(pairs[:NUM_SHOWN], texts, strict=False)
-        ],
+        "examples": [{"sentence": pair.prompt, "program": bound[pair.source]} for pair in spread(pairs, NUM_SHOWN)],
     }
 
 

@@ -18,7 +18,7 @@ import torch
 from edgedsl import atomic
 from edgedsl.bundle.manifest import ModelInfo, write_manifest
 from edgedsl.config import Config
-from edgedsl.data.pairs import Pair, read_pairs
+from edgedsl.data.pairs import Pair, read_pairs, spread
 from edgedsl.errors import BundleError, ExportError
 from edgedsl.evaluation.torch_decoder import TorchDecoder
 from edgedsl.exporters.base import ExportedGraph, Exporter
@@ -143,7 +143,7 @@ class _Export:
 
     def _dev_pairs(self) -> list[Pair]:
         num_rows = PARITY_ROWS if self.config.export.smoke else self.config.export.eval_rows
-        pairs = read_pairs(self.config.path(self.config.data.dev))[:num_rows]
+        pairs = spread(read_pairs(self.config.path(self.config.data.dev)), num_rows)
         language, context = self.language, self.config.export.context_length
         for pair in pairs:
             num_tokens = len(language.tokenizer.encode_prompt(language.template, pair.prompt))
@@ -175,8 +175,7 @@ class _Export:
 
     def _calibration_rows(self) -> list[list[int]]:
         train = read_pairs(self.config.path(self.config.data.train))
-        step = max(1, len(train) // CALIBRATION_ROWS)
-        return [self._token_row(pair) for pair in train[::step][:CALIBRATION_ROWS]]
+        return [self._token_row(pair) for pair in spread(train, CALIBRATION_ROWS)]
 
     def _measure_torch(self, hop: str, model: Any) -> None:
         language = self.language

@@ -9,7 +9,7 @@ from tiny import PAIRS, tiny_llama, tiny_template, tiny_tokenizer, write_languag
 from edgedsl.cli import group
 from edgedsl.data import pairs as pairs_module
 from edgedsl.data.baseline import NearestNeighbour
-from edgedsl.data.pairs import BadRow, Pair, check_pairs, read_pairs, settle
+from edgedsl.data.pairs import BadRow, Pair, check_pairs, read_pairs, settle, spread
 from edgedsl.errors import DataError, EdgeDSLError
 from edgedsl.evaluation.metrics import exact_match, parse_rate
 from edgedsl.grammar import Grammar, Matcher
@@ -175,3 +175,12 @@ def test_data_check_as_json(project: Path) -> None:
     assert (train["rows"], train["usable"], train["duplicate_prompts"], train["groups"]) == (8, 8, 4, 4)
     assert train["target_tokens"]["max"] > train["target_tokens"]["p50"] > 1
     assert (dev["usable"], dev["prompts_in_train"], dev["bad"][0]["reason"]) == (1, 1, "grammar")
+
+
+@pytest.mark.parametrize(
+    ("num_rows", "expected"), [(3, "036"), (4, "0257"), (10, "0123456789"), (99, "0123456789"), (0, "")]
+)
+def test_spread_takes_rows_from_end_to_end(num_rows: int, expected: str) -> None:
+    pairs = [Pair(str(i), "say", "said", "g", f"file:{i}") for i in range(10)]
+    assert "".join(pair.id for pair in spread(pairs, num_rows)) == expected
+    assert spread(pairs, None) == pairs

@@ -387,7 +387,7 @@ def test_two_processes_do_not_train_into_one_folder(config: Config) -> None:
 
 
 def test_checkpoints_are_few_and_hold_no_pickle(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
-    results = iter([Evaluation(1.0, 0.5), Evaluation(2.0, 0.0)])
+    results = iter([Evaluation(1.0, 0.5, 16), Evaluation(2.0, 0.0, 16)])
     monkeypatch.setattr(Evaluator, "evaluate", lambda *_: next(results))
     die_after(changed(config, eval_every=2), monkeypatch, 5)
     folder = config.path("adapter/checkpoints")
@@ -399,8 +399,10 @@ def test_checkpoints_are_few_and_hold_no_pickle(config: Config, monkeypatch: pyt
 @pytest.mark.parametrize(
     ("results", "best_step"),
     [
-        ([(2.0, 0.2), (3.0, 0.6), (1.0, 0.5)], 4),
+        ([(2.0, 0.2), (3.0, 0.6), (4.0, 0.9)], 6),
+        ([(1.0, 0.9), (3.0, 0.1), (2.0, 0.2)], 2),
         ([(2.0, 0.5), (1.0, 0.5), (3.0, 0.5)], 4),
+        ([(2.0, 0.5), (1.0, 0.45), (3.0, 0.55)], 4),  # one row of 16 is noise: the loss decides
         ([(2.0, None), (3.0, None), (1.0, None)], 6),
     ],
 )
@@ -412,7 +414,7 @@ def test_best_evaluation_becomes_the_adapter(
 
     def evaluate(self: Evaluator, model: Any, *_: object) -> Evaluation:
         seen[2 * len(seen) + 2] = {name: t.clone() for name, t in lora.adapter_tensors(model).items()}
-        return Evaluation(*next(scripted))
+        return Evaluation(*next(scripted), rows=16)
 
     monkeypatch.setattr(Evaluator, "evaluate", evaluate)
     train(changed(config, eval_every=2, save_every=1), resume=False)
@@ -421,7 +423,9 @@ def test_best_evaluation_becomes_the_adapter(
 
 
 def test_patience_stops_early(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
-    results = iter([Evaluation(2.0, 0.5), Evaluation(1.5, 0.4), Evaluation(1.0, 0.4), Evaluation(9.0, 0.9)])
+    results = iter(
+        [Evaluation(1.0, 0.5, 16), Evaluation(1.5, 0.4, 16), Evaluation(2.0, 0.4, 16), Evaluation(9.0, 0.9, 16)]
+    )
     monkeypatch.setattr(Evaluator, "evaluate", lambda *_: next(results))
     train(changed(config, eval_every=1, patience=2), resume=False)
     metrics = record(config)["metrics"]

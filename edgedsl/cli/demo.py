@@ -48,16 +48,19 @@ def _print_tables(result: dict[str, Any], examples: list[dict[str, str]]) -> Non
         console.print(f"  {example['sentence']}", markup=False, highlight=False)
         console.print(f"  -> {example['program']}", markup=False, highlight=False, style="bold")
     quality = Table(title="flow, test programs that training never saw")
-    for column in ("", "untuned base, 5 examples", "tuned, int8"):
-        quality.add_column(column)
+    quality.add_column("")
+    quality.add_column(f"untuned base, 5 examples ({result['base_rows']} rows)")
+    quality.add_column(f"tuned, int8 ({result['rows']} rows)")
+    some = f"on {result['rows_without_grammar']} of them"
     rows = {
         "exact match, with the grammar": ("base_exact_match", "exact_match"),
-        "exact match, without": ("base_exact_match_without_grammar", "exact_match_without_grammar"),
+        f"exact match, with the grammar, {some}": (None, "exact_match_same_rows"),
+        f"exact match, without, {some}": ("base_exact_match_without_grammar", "exact_match_without_grammar"),
         "parses, with the grammar": ("base_parse_rate", "parse_rate"),
-        "parses, without": ("base_parse_rate_without_grammar", "parse_rate_without_grammar"),
+        f"parses, without, {some}": ("base_parse_rate_without_grammar", "parse_rate_without_grammar"),
     }
     for label, names in rows.items():
-        quality.add_row(label, *(f"{result[name]:.1%}" for name in names))
+        quality.add_row(label, *(f"{result[name]:.1%}" if name else "" for name in names))
     quality.add_row("exact match of the nearest neighbour", "", f"{result['nearest_neighbour_exact_match']:.1%}")
     console.print(quality)
     console.print(

@@ -56,6 +56,13 @@ def read_pairs(path: Path) -> list[Pair]:
     return pairs
 
 
+def spread(pairs: Sequence[Pair], num_rows: int | None) -> list[Pair]:
+    """``num_rows`` pairs, evenly spaced over all of them: files are often sorted. None, or more than there are: all."""
+    if num_rows is None or num_rows >= len(pairs):
+        return list(pairs)
+    return [pairs[i * len(pairs) // num_rows] for i in range(num_rows)]
+
+
 def check_pairs(
     pairs: Sequence[Pair], grammar: Grammar, tokenizer: Tokenizer, template: PromptTemplate, max_tokens: int
 ) -> tuple[list[Pair], list[BadRow]]:

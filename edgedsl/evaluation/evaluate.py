@@ -10,7 +10,7 @@ from typing import Any
 
 from edgedsl.config import Config
 from edgedsl.data.baseline import NearestNeighbour
-from edgedsl.data.pairs import Pair, read_pairs
+from edgedsl.data.pairs import Pair, read_pairs, spread
 from edgedsl.evaluation.answers import Answer, answer, latencies
 from edgedsl.evaluation.misses import count_classes, miss_class
 from edgedsl.evaluation.progress import track
@@ -83,7 +83,7 @@ def evaluate_bundle(
     """Load a bundle and measure it on pairs; the training pairs of ``config`` give the baseline where they exist.
 
     Args:
-        num_rows: take so many pairs from the start; None takes all.
+        num_rows: take so many pairs, evenly spaced over the file; None takes all.
         num_no_grammar: decode so many of them also without the grammar.
         command: goes into the record.
 
@@ -93,7 +93,7 @@ def evaluate_bundle(
         ProviderError: the execution provider cannot run here.
     """
     every = read_pairs(pairs_file)
-    pairs = every[:num_rows]
+    pairs = spread(every, num_rows)
     train_file = config.path(config.data.train)
     train = read_pairs(train_file) if train_file.exists() else None
     params = SamplingParams(**vars(config.generate))
@@ -122,22 +122,25 @@ def evaluate_bundle(
 def evaluate(
     engine: Engine, pairs: Sequence[Pair], train: Sequence[Pair] | None, params: SamplingParams, *, num_no_grammar: int
 ) -> list[Row]:
-    """Decode every pair under the grammar, and the first ``num_no_grammar`` also without it."""
+    """Decode every pair under the grammar, and ``num_no_grammar`` of them, evenly spaced, also without it."""
     seen = {pair.target.strip() for pair in train or ()}
     neighbours = NearestNeighbour(train) if train else None
     constrained = [answer(engine, pair.prompt, params) for pair in track(pairs, "with the grammar")]
-    head = pairs[:num_no_grammar]
-    free = [answer(engine, p.prompt, params, constrained=False) for p in track(head, "without it")] if head else []
+    sample = spread(pairs, num_no_grammar)
+    free = {
+        pair.source: answer(engine, pair.prompt, params, constrained=False)
+        for pair in (track(sample, "without it") if sample else ())
+    }
     return [
         _row(
             engine.grammar,
             pair,
             given,
-            free[number] if number < len(free) else None,
+            free.get(pair.source),
             is_seen=pair.target.strip() in seen if train else None,
             neighbour=neighbours.predict(pair.prompt) if neighbours else None,
         )
-        for number, (pair, given) in enumerate(zip(pairs, constrained, strict=True))
+        for pair, given in zip(pairs, constrained, strict=True)
     ]
 
 
@@ -212,11 +215,11 @@ def _caveats(config: Config, measured: dict[str, Any], num_pairs: int, params: S
     num_rows, num_free = measured["num_rows"], measured["no_grammar"]["num_rows"]
     lines = []
     if num_rows < num_pairs:
-        lines.append(f"Measured on the first {num_rows} of {num_pairs} pairs.")
+        lines.append(f"Measured on {num_rows} of {num_pairs} pairs, evenly spaced.")
     if num_free == 0:
         lines.append("Decoding without the grammar was not measured (--no-grammar-rows 0).")
     elif num_free < num_rows:
-        lines.append(f"Decoding without the grammar was measured on the first {num_free} rows.")
+        lines.append(f"Decoding without the grammar was measured on {num_free} of the rows, evenly spaced.")
     if measured["unseen_targets"]["num_rows"] is None:
         lines.append(
             f"There are no training pairs at '{config.data.train}': neither the nearest neighbour nor the rows with "

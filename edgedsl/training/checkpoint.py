@@ -31,7 +31,7 @@ class TrainState:
     tokens: int = 0
     padding_tokens: int = 0
     elapsed_s: float = 0.0
-    best: dict[str, float] | None = None
+    best: dict[str, Any] | None = None
     evals_without_best: int = 0
     is_stopped_early: bool = False
     history: list[dict[str, Any]] = field(default_factory=list)

@@ -22,10 +22,24 @@ _DECODE_BATCH = 16
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Mean loss per target token (nats), and the share of exact matches (None when nothing was decoded)."""
+    """Mean loss per target token (nats), and the share of exact matches in ``rows`` (None when nothing was decoded)."""
 
     loss: float
     exact_match: float | None
+    rows: int = 0
+
+    def beats(self, exact_match: float | None, loss: float) -> bool:
+        """Whether this is better than an earlier evaluation of the same rows.
+
+        A few dozen rows say little: exact match decides where it moved by more than its standard error, else the loss.
+        """
+        if self.exact_match is None or exact_match is None:
+            return self.loss < loss
+        mean = (self.exact_match + exact_match) / 2
+        gain = self.exact_match - exact_match
+        if abs(gain) > math.sqrt(2 * mean * (1 - mean) / self.rows):
+            return gain > 0
+        return self.loss < loss
 
 
 class Evaluator:
@@ -75,7 +89,7 @@ class Evaluator:
             raise TrainingError(
                 f"the dev loss is {loss}", hint="lower [train] learning_rate and start again with --force"
             )
-        return Evaluation(loss / targets, hits / rows if rows else None)
+        return Evaluation(loss / targets, hits / rows if rows else None, rows)
 
     @torch.inference_mode()
     def _loss(self, model: Any, head: TargetHead, dtype: torch.dtype) -> tuple[float, int]:

@@ -10,12 +10,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from accelerate import Accelerator
 from rich.console import Console
 
 from edgedsl.config import Config
+from edgedsl.data.pairs import spread
 from edgedsl.data.project import ProjectInputs, open_inputs
 from edgedsl.errors import DataError, TrainingError
 from edgedsl.evaluation.torch_decoder import TorchDecoder
@@ -150,9 +150,8 @@ def _trainer(
     base = lora.load_base(inputs.base.path, section, dtype, accelerator.device)
     _check_fit(base, examples)
     model = lora.add_lora(base, section, config.project.base_model)
-    order = np.random.default_rng(section.seed).permutation(len(pairs.dev))
-    decoded = [pairs.dev[i] for i in order[: section.eval_rows]]
-    measured = encode([pairs.dev[i] for i in order[: section.eval_loss_rows]], inputs.tokenizer, inputs.template)
+    decoded = spread(pairs.dev, section.eval_rows)
+    measured = encode(spread(pairs.dev, section.eval_loss_rows), inputs.tokenizer, inputs.template)
     # An answer longer than every target is wrong however it goes on.
     longest = max((len(inputs.tokenizer.encode_plain(pair.target)) for pair in decoded), default=0) + 1
     decoder = TorchDecoder(model, inputs.tokenizer, inputs.template, inputs.compile(), accelerator.device)

@@ -190,10 +190,13 @@ class Trainer:
         self.state.pending = dict.fromkeys(pending, 0.0)
 
     def _judge(self, evaluation: Evaluation) -> None:
-        exact_match = evaluation.exact_match or 0.0
         best = self.state.best
-        if best is None or (exact_match, -evaluation.loss) > (best["exact_match"], -best["eval_loss"]):
-            self.state.best = {"step": self.state.step, "exact_match": exact_match, "eval_loss": evaluation.loss}
+        if best is None or evaluation.beats(best["exact_match"], best["eval_loss"]):
+            self.state.best = {
+                "step": self.state.step,
+                "exact_match": evaluation.exact_match,
+                "eval_loss": evaluation.loss,
+            }
             self.state.evals_without_best = 0
         else:
             self.state.evals_without_best += 1
