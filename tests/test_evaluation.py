@@ -114,10 +114,10 @@ def test_without_training_pairs_the_baseline_is_not_measured_and_that_is_said(
     assert any("data/train.jsonl" in line for line in record["caveats"])
 
 
-def test_fewer_rows_are_the_first_ones_and_that_is_said(run_eval: Evaluate) -> None:
+def test_fewer_rows_are_evenly_spaced_and_that_is_said(run_eval: Evaluate) -> None:
     record = record_of(run_eval("--json", "--num-rows", "2"))
-    assert record["summary"]["exact_match"] == 1.0
-    assert any("first 2 of 7" in line for line in record["caveats"])
+    assert record["summary"]["exact_match"] == 0.5  # the first and the fourth
+    assert any("2 of 7 pairs, evenly spaced" in line for line in record["caveats"])
 
 
 def test_no_answer_at_all_is_a_failure(run_eval: Evaluate, tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from edgedsl.cli.options import json_option, project_option, section_options
     "--pairs", type=click.Path(path_type=Path), default=None, help="Pairs to measure.  [default: [data] test]"
 )
 @click.option(
-    "--num-rows", type=click.IntRange(min=1), default=None, help="Pairs to take, from the start.  [default: all]"
+    "--num-rows", type=click.IntRange(min=1), default=None, help="Pairs to take, evenly spaced.  [default: all]"
 )
 @click.option(
     "--no-grammar-rows",
