@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import cached_property
 from pathlib import Path
 
 from tokenizers import Tokenizer as Backend
@@ -73,6 +74,11 @@ class Tokenizer:
     def end_token_ids(self, template: PromptTemplate) -> list[int]:
         """Ids of the tokens that end a program."""
         return [self.token_id(token) for token in template.end]
+
+    @cached_property
+    def special_token_ids(self) -> frozenset[int]:
+        """Tokens that stand for no text."""
+        return frozenset(i for i, token in self._backend.get_added_tokens_decoder().items() if token.special)
 
     def decode(self, token_ids: Iterable[int]) -> str:
         """Text of token ids; special tokens are left out."""

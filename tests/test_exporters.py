@@ -446,7 +446,7 @@ def test_a_new_bundle_takes_the_place_of_the_old_one(project: Config) -> None:
     assert [line.split(":")[0].strip() for line in said if ": exact match" in line] == [
         "adapter", "merged", "onnx", "quantized",
     ]  # fmt: skip
-    assert edgedsl.load(output, num_threads=1)("off hall", max_tokens=4).completion_tokens > 0
+    assert edgedsl.load(output, num_threads=1)("off hall", max_tokens=8).completion_tokens > 0
 
 
 def test_smoke_needs_no_adapter_and_spares_the_real_bundle(project: Config) -> None:
@@ -460,7 +460,7 @@ def test_smoke_needs_no_adapter_and_spares_the_real_bundle(project: Config) -> N
     assert set(report["quality"]) == {"adapter", "merged", "onnx", "quantized"}
     assert open_bundle(project.path("bundle-smoke")).manifest.model.adapter_sha256 == ""
     assert digests(project.path("bundle")) == before
-    assert edgedsl.load(project.path("bundle-smoke"), num_threads=1)("off", max_tokens=4).completion_tokens > 0
+    assert edgedsl.load(project.path("bundle-smoke"), num_threads=1)("off", max_tokens=8).completion_tokens > 0
 
 
 def test_a_flipped_bit_in_any_file_is_found_and_named(

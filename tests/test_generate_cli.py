@@ -13,7 +13,7 @@ from click.testing import CliRunner, Result
 
 import edgedsl
 from edgedsl.cli import group
-from edgedsl.errors import BundleError, GenerationError, PromptTooLong, RequestError
+from edgedsl.errors import BundleError, GenerationError, PromptTooLong
 from edgedsl.runtime.engine import Engine
 from edgedsl.runtime.sampling import SamplingParams
 
@@ -40,11 +40,6 @@ SENTENCES = ("set the hall to 5", "off", "café at 100")
 def answers(tiny_bundle: Path) -> dict[str, Any]:
     engine = edgedsl.load(tiny_bundle, num_threads=1)
     return {sentence: engine(sentence, max_tokens=20) for sentence in SENTENCES}
-
-
-def expected_code(answers: dict[str, Any]) -> int:
-    cut = [answer.finish_reason == "length" for answer in answers.values()]
-    return RequestError.exit_code if any(cut) else 0
 
 
 # Python
@@ -81,7 +76,7 @@ def test_load_without_a_bundle_says_what_to_do(tmp_path: Path) -> None:
 def test_arguments_give_one_line_each(tiny_bundle: Path, answers: dict[str, Any]) -> None:
     result = generate(tiny_bundle, *SENTENCES)
     assert result.stdout.splitlines() == [answer.text for answer in answers.values()]
-    assert result.exit_code == expected_code(answers)
+    assert result.exit_code == 0
     assert result.stderr.startswith("tiny on cpu, loaded in ")
 
 
@@ -157,11 +152,19 @@ def test_a_stream_that_fails_ends_its_line(tiny_bundle: Path, monkeypatch: pytes
     assert result.exit_code == 12
 
 
-def test_a_program_that_was_cut_off_is_a_warning_and_exit_code_11(tiny_bundle: Path) -> None:
-    result = generate(tiny_bundle, "--max-tokens", "1", "--json", "off")
-    assert json.loads(result.stdout)["finish_reason"] == "length"
-    assert "warning: cut off at 1 tokens" in result.stderr
-    assert result.exit_code == 11
+def test_a_program_that_was_made_shorter_is_whole_and_a_warning(tiny_bundle: Path) -> None:
+    result = generate(tiny_bundle, "--max-tokens", "8", "--json", "off")
+    answer = json.loads(result.stdout)
+    assert answer["finish_reason"] == "length"
+    assert edgedsl.load(tiny_bundle, num_threads=1).grammar.accepts(answer["program"])
+    assert "warning: --max-tokens 8 made this program shorter" in result.stderr
+    assert result.exit_code == 0
+
+
+def test_a_budget_that_no_program_fits_into_is_refused(tiny_bundle: Path) -> None:
+    result = generate(tiny_bundle, "--max-tokens", "5", "off")
+    assert "max_tokens is 5, the shortest program of 'grammar.lark' has 6 tokens" in result.stderr
+    assert (result.exit_code, result.stdout) == (11, "")
 
 
 def test_the_exit_code_is_that_of_the_last_failure(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -197,9 +200,9 @@ def test_sampling_flags_reach_the_engine(tiny_bundle: Path, monkeypatch: pytest.
 
 def test_the_project_file_names_bundle_and_defaults(tiny_project: Any, tiny_bundle: Path, tmp_path: Path) -> None:
     text = (tiny_project.root / "edgedsl.toml").read_text().replace("[export]", f'[export]\noutput = "{tiny_bundle}"')
-    (tmp_path / "edgedsl.toml").write_text(text.replace("max_tokens = 16", "max_tokens = 1"))
+    (tmp_path / "edgedsl.toml").write_text(text.replace("max_tokens = 16", "max_tokens = 7"))
     result = CliRunner().invoke(group, ["generate", "--json", "off"])
-    assert json.loads(result.stdout)["completion_tokens"] == 1
+    assert 6 <= json.loads(result.stdout)["completion_tokens"] <= 7
 
 
 @pytest.mark.parametrize(
@@ -228,7 +231,7 @@ def test_the_process_answers_with_data_on_stdout_only(tiny_bundle: Path, answers
     arguments = ["--bundle", str(tiny_bundle), "--num-threads", "1", "--max-tokens", "20"]
     done = run("generate", *arguments, *SENTENCES)
     assert done.stdout.decode().splitlines() == [answer.text for answer in answers.values()]
-    assert done.returncode == expected_code(answers)
+    assert done.returncode == 0
     assert b"loaded in" in done.stderr
 
 

@@ -6,9 +6,9 @@ from peft import LoraConfig, get_peft_model
 from tiny import EOS_TOKEN, tiny_llama, tiny_template, tiny_tokenizer, write_language
 from transformers import AutoModelForCausalLM
 
-from edgedsl.errors import GenerationError
+from edgedsl.errors import GenerationError, RequestError
 from edgedsl.evaluation.torch_decoder import Decoded, TorchDecoder
-from edgedsl.grammar import CompiledGrammar, Grammar, Matcher
+from edgedsl.grammar import BudgetGuard, CompiledGrammar, Grammar, Matcher
 
 SENTENCES = ["off", "set the kitchen to 20 please", "café", "hall off and kitchen at 7, then café at 100"]
 TOKENIZER = tiny_tokenizer()
@@ -39,19 +39,27 @@ def decoder(model: Any, compiled: CompiledGrammar | None) -> TorchDecoder:
 
 
 @torch.no_grad()
-def naive(model: Any, sentence: str, matcher: Matcher | None, max_tokens: int) -> list[int]:
-    """One row, no cache, no padding: every token asks the matcher."""
+def naive(model: Any, sentence: str, compiled: CompiledGrammar | None, max_tokens: int) -> list[int]:
+    """One row, no cache, no padding: every token asks the matcher and the budget."""
+    matcher = compiled.matcher() if compiled else None
+    guard = BudgetGuard(compiled, matcher) if compiled and matcher else None
+
+    def may_come(token_id: int) -> bool:
+        left = max_tokens - len(token_ids) - 1
+        return matcher is None or guard is None or (matcher.allows(token_id) and guard.permits(token_id, left))
+
     end = TOKENIZER.end_token_ids(TEMPLATE)
     prompt = TOKENIZER.encode_prompt(TEMPLATE, sentence)
     token_ids: list[int] = []
     while len(token_ids) < max_tokens:
         logits = model(input_ids=torch.tensor([prompt + token_ids])).logits[0, -1]
         order = logits.argsort(descending=True).tolist()
-        token_id = next(t for t in order if matcher is None or matcher.allows(t))
-        if matcher is not None:
-            matcher.consume(token_id)
+        token_id = next(t for t in order if may_come(t))
         if token_id in end:
             break
+        if matcher is not None and guard is not None:
+            matcher.consume(token_id)
+            guard.consume(token_id)
         token_ids.append(token_id)
     return token_ids
 
@@ -67,7 +75,7 @@ def test_batch_of_four_equals_four_of_one(model: Any, compiled: CompiledGrammar)
 def test_equals_decoding_without_cache(model: Any, compiled: CompiledGrammar) -> None:
     for grammar in (compiled, None):
         answers = decoder(model, grammar).decode(SENTENCES, 16)
-        expected = [naive(model, s, grammar.matcher() if grammar else None, 16) for s in SENTENCES]
+        expected = [naive(model, s, grammar, 16) for s in SENTENCES]
         assert [answer.token_ids for answer in answers] == expected
 
 
@@ -79,10 +87,21 @@ def test_finished_programs_parse_under_lark(model: Any, compiled: CompiledGramma
     assert not any(compiled.grammar.accepts(text) for text in decoder(model, None).generate(SENTENCES, 24))
 
 
-def test_cut_off_at_max_tokens(model: Any, compiled: CompiledGrammar) -> None:
-    answers = decoder(model, compiled).decode(SENTENCES, 2)
-    assert [answer.finish_reason for answer in answers] == ["length"] * 4
-    assert all(len(answer.token_ids) == 2 for answer in answers)
+@pytest.mark.parametrize("budget", range(6, 20))
+def test_steered_to_a_whole_program_at_max_tokens(model: Any, compiled: CompiledGrammar, budget: int) -> None:
+    answers = decoder(model, compiled).decode(SENTENCES, budget)
+    assert all(compiled.grammar.accepts(answer.text) and len(answer.token_ids) <= budget for answer in answers)
+    assert "length" in {answer.finish_reason for answer in answers}
+
+
+def test_without_a_grammar_cut_off_at_max_tokens(model: Any) -> None:
+    answers = decoder(model, None).decode(SENTENCES, 2)
+    assert [(answer.finish_reason, len(answer.token_ids)) for answer in answers] == [("length", 2)] * 4
+
+
+def test_a_budget_that_no_program_fits_into(model: Any, compiled: CompiledGrammar) -> None:
+    with pytest.raises(RequestError, match=r"max_tokens is 5, the shortest program of 'grammar\.lark' has 6 tokens"):
+        decoder(model, compiled).decode(SENTENCES, 5)
 
 
 def test_order_is_that_of_the_sentences(model: Any, compiled: CompiledGrammar) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 from tokenizers import AddedToken, decoders, models, pre_tokenizers
@@ -42,11 +43,11 @@ def byte_alphabet() -> list[str]:
     return [spelling[byte] for byte in range(256)]
 
 
-def tiny_backend() -> Backend:
-    """Byte-level BPE: 256 bytes, the merges that spell MERGED_WORDS, two special tokens."""
+def tiny_backend(words: Sequence[str] = MERGED_WORDS) -> Backend:
+    """Byte-level BPE: 256 bytes, the merges that spell the words, two special tokens."""
     vocabulary = {character: n for n, character in enumerate(byte_alphabet())}
     merges: list[tuple[str, str]] = []
-    for word in MERGED_WORDS:
+    for word in words:
         spelled = word.replace(" ", "Ġ")
         for end in range(2, len(spelled) + 1):
             if spelled[:end] not in vocabulary:
@@ -59,9 +60,9 @@ def tiny_backend() -> Backend:
     return backend
 
 
-def tiny_tokenizer() -> Tokenizer:
+def tiny_tokenizer(words: Sequence[str] = MERGED_WORDS) -> Tokenizer:
     """The tokenizer as the package sees it."""
-    text = tiny_backend().to_str()
+    text = tiny_backend(words).to_str()
     return Tokenizer(Backend.from_str(text), text)
 
 

@@ -36,7 +36,8 @@ def command(
 
     Without arguments, reads JSONL from standard input: objects with "prompt" (or plain JSON strings). A sentence that
     fails gives an error line on stderr (with --json: an "error" object in its place), the others go on, and the exit
-    code is that of the last failure. Programs cut off at --max-tokens are reported and make the exit code 11.
+    code is that of the last failure. Programs that --max-tokens made shorter are whole all the same; a warning names
+    them.
 
     \b
       edgedsl generate "text Ana on my way"
@@ -85,10 +86,8 @@ def _answer(engine: Any, sentence: str | RequestError, params: Any, *, stream: b
     click.echo(json.dumps(completion.to_dict(), ensure_ascii=False) if as_json else ("" if stream else completion.text))
     if completion.finish_reason == "length":
         click.echo(
-            f"warning: cut off at {completion.completion_tokens} tokens; the program is not whole (raise --max-tokens)",
-            err=True,
+            f"warning: --max-tokens {params.max_tokens} made this program shorter than the model wanted", err=True
         )
-        return RequestError.exit_code
     return 0
 
 

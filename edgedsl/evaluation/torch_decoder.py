@@ -8,10 +8,11 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from transformers import DynamicCache
 
 from edgedsl.errors import GenerationError
-from edgedsl.grammar import CompiledGrammar, Matcher, apply_bitmask
+from edgedsl.grammar import BudgetGuard, CompiledGrammar, Matcher
 from edgedsl.prompt import PromptTemplate
 from edgedsl.tokenizer import Tokenizer
 
@@ -34,6 +35,7 @@ class _Row:
     index: int
     prompt: list[int]
     matcher: Matcher | None
+    guard: BudgetGuard | None
     token_ids: list[int] = field(default_factory=list)
     finish_reason: FinishReason | None = None
 
@@ -60,9 +62,10 @@ class TorchDecoder:
         self._end = frozenset(tokenizer.end_token_ids(template))
 
     def generate(self, sentences: Sequence[str], max_tokens: int, batch_size: int = 16) -> list[str]:
-        """Programs of the sentences, in their order; cut off at ``max_tokens``.
+        """Programs of the sentences, in their order; without a grammar they are cut off at ``max_tokens``.
 
         Raises:
+            RequestError: no program of the grammar fits into ``max_tokens``.
             GenerationError: logits that are not finite, or a failure of the grammar engine.
         """
         decoded = self.decode(sentences, max_tokens, batch_size)
@@ -76,6 +79,8 @@ class TorchDecoder:
     @torch.inference_mode()
     def decode(self, sentences: Sequence[str], max_tokens: int, batch_size: int = 16) -> list[Decoded]:
         """Like :meth:`generate`, with token ids and finish reasons; a failing grammar engine costs one answer only."""
+        if self._compiled:
+            self._compiled.check_budget(max_tokens)
         rows = [self._row(index, sentence) for index, sentence in enumerate(sentences)]
         by_length = sorted(rows, key=lambda row: len(row.prompt))  # little padding
         was_training = self._model.training
@@ -89,7 +94,8 @@ class TorchDecoder:
 
     def _row(self, index: int, sentence: str) -> _Row:
         matcher = self._compiled.matcher() if self._compiled else None
-        return _Row(index, self._tokenizer.encode_prompt(self._template, sentence), matcher)
+        guard = BudgetGuard(self._compiled, matcher) if self._compiled and matcher else None
+        return _Row(index, self._tokenizer.encode_prompt(self._template, sentence), matcher, guard)
 
     def _decoded(self, row: _Row) -> Decoded:
         assert row.finish_reason is not None
@@ -101,7 +107,7 @@ class TorchDecoder:
         steps = _Steps(self._model, [row.prompt for row in rows], self._device)
         active = rows
         while True:
-            chosen = self._choose(steps.logits[:, : self._tokenizer.vocab_size], active)
+            chosen = self._choose(steps.logits[:, : self._tokenizer.vocab_size], active, max_tokens)
             for row, token_id in zip(active, chosen, strict=True):
                 if row.finish_reason is None:
                     self._advance(row, token_id, max_tokens)
@@ -113,7 +119,7 @@ class TorchDecoder:
                 active = [active[i] for i in going]
             steps.feed([row.token_ids[-1] for row in active])
 
-    def _choose(self, logits: torch.Tensor, rows: list[_Row]) -> list[int]:
+    def _choose(self, logits: torch.Tensor, rows: list[_Row], max_tokens: int) -> list[int]:
         """The likeliest allowed token of each row; a mask is made only where the likeliest token is forbidden."""
         if not torch.isfinite(logits).all():
             raise GenerationError(
@@ -122,35 +128,47 @@ class TorchDecoder:
         chosen: list[int] = logits.argmax(dim=-1).tolist()
         for i, row in enumerate(rows):
             try:
-                if row.matcher is not None and not row.matcher.allows(chosen[i]):
-                    chosen[i] = self._masked_argmax(logits[i], row.matcher)
+                if row.matcher and row.guard:
+                    tokens_left = max_tokens - len(row.token_ids) - 1
+                    if not row.matcher.allows(chosen[i]) or not row.guard.permits(chosen[i], tokens_left):
+                        chosen[i] = self._constrained(logits[i], row.matcher, row.guard, tokens_left)
             except GenerationError:
                 row.finish_reason = "error"
         return chosen
 
-    def _masked_argmax(self, logits: torch.Tensor, matcher: Matcher) -> int:
+    def _constrained(self, logits: torch.Tensor, matcher: Matcher, guard: BudgetGuard, tokens_left: int) -> int:
         assert self._compiled is not None
         bitmask = np.empty(self._compiled.bitmask_size, np.int32)
         matcher.fill_bitmask(bitmask)
         masked = logits.float().cpu().numpy().copy()
-        apply_bitmask(masked, bitmask)
-        return int(masked.argmax())
+        guard.mask(masked, bitmask)
+        return guard.choose(masked, _argmax, tokens_left)
 
     def _advance(self, row: _Row, token_id: int, max_tokens: int) -> None:
-        if row.matcher is not None:
-            try:
-                row.matcher.consume(token_id)
-            except GenerationError:
-                row.finish_reason = "error"
-                return
+        ended: FinishReason = "length" if row.guard and row.guard.is_steering else "stop"
         if token_id in self._end:
-            row.finish_reason = "stop"
+            row.finish_reason = ended
+            return
+        if len(row.token_ids) == max_tokens:
+            row.finish_reason = "length"
+            return
+        try:
+            if row.matcher and row.guard:
+                row.matcher.consume(token_id)
+                row.guard.consume(token_id)
+        except GenerationError:
+            row.finish_reason = "error"
             return
         row.token_ids.append(token_id)
-        if row.matcher is not None and row.matcher.is_stopped():
-            row.finish_reason = "stop"
-        elif len(row.token_ids) >= max_tokens:
-            row.finish_reason = "length"
+        if row.matcher and row.matcher.is_stopped():
+            row.finish_reason = ended
+
+
+def _argmax(logits: NDArray[np.float32]) -> int:
+    best = int(logits.argmax())
+    if logits[best] == -np.inf:
+        raise GenerationError("no token can follow: every logit is masked")
+    return best
 
 
 class _Steps:

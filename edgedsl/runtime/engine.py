@@ -11,10 +11,10 @@ import numpy as np
 
 from edgedsl.bundle.manifest import Manifest, open_bundle
 from edgedsl.errors import GenerationError, PromptTooLong, RequestError
-from edgedsl.grammar import Grammar, apply_bitmask
+from edgedsl.grammar import BudgetGuard, Grammar
 from edgedsl.prompt import PromptTemplate
 from edgedsl.runtime.decoder import Decoder
-from edgedsl.runtime.sampling import SamplingParams, sample
+from edgedsl.runtime.sampling import SamplingParams
 from edgedsl.runtime.sequence import Completion, Sequence
 from edgedsl.tokenizer import Tokenizer
 
@@ -124,12 +124,22 @@ class Engine:
                 hint="shorten it",
             )
         token_ids = self.tokenizer.encode_prompt(self.template, _encodable(sentence))
-        if len(token_ids) >= context:
-            raise PromptTooLong(
-                f"the prompt has {len(token_ids)} tokens, the context holds {context}", hint="shorten the sentence"
-            )
         matcher = self.compiled.matcher() if constrained else None
-        return Sequence(token_ids, params, matcher, self.tokenizer.stream(), started_s=started)
+        guard = BudgetGuard(self.compiled, matcher) if matcher else None
+        self._check_budget(len(token_ids), params, constrained=constrained)
+        return Sequence(token_ids, params, matcher, guard, self.tokenizer.stream(), started_s=started)
+
+    def _check_budget(self, num_prompt_tokens: int, params: SamplingParams, *, constrained: bool) -> None:
+        """A budget that no program fits into is refused before any compute."""
+        if constrained:
+            self.compiled.check_budget(params.max_tokens)
+        least = self.compiled.planner.min_tokens if constrained else 1
+        context = self.decoder.info.context_length
+        if num_prompt_tokens + least > context:
+            raise PromptTooLong(
+                f"the prompt has {num_prompt_tokens} tokens, the shortest program {least}; the context holds {context}",
+                hint="shorten the sentence",
+            )
 
     def _decode(self, sequence: Sequence) -> Iterator[str]:
         """The text of each token; at the end, what was held back of an unfinished character."""
@@ -144,15 +154,14 @@ class Engine:
         logits = self.decoder.forward(sequence.prompt_token_ids)
         budget = min(sequence.params.max_tokens, self.decoder.info.context_length - len(sequence.prompt_token_ids))
         while True:
-            token_id = self._next_token(sequence, logits)
+            token_id = self._next_token(sequence, logits, budget - len(sequence.token_ids) - 1)
             if token_id in self.compiled.end_token_ids:
-                sequence.finish_reason = "stop"
+                sequence.finish_reason = "length" if sequence.is_steered() else "stop"
                 return
             if len(sequence.token_ids) == budget:
                 sequence.finish_reason = "length"
                 return
-            if sequence.matcher:
-                sequence.matcher.consume(token_id)
+            sequence.consume(token_id)
             yield sequence.append(token_id)
             if self._running is not sequence:
                 raise GenerationError(
@@ -160,30 +169,27 @@ class Engine:
                     hint="read a stream to its end, or load the bundle twice",
                 )
             if sequence.matcher and sequence.matcher.is_stopped():
-                sequence.finish_reason = "stop"
-                return
-            if len(sequence.token_ids) == budget and not self._may_end(sequence):
-                sequence.finish_reason = "length"  # no end token can follow: the step that would tell is saved
+                sequence.finish_reason = "length" if sequence.is_steered() else "stop"
                 return
             logits = self.decoder.forward([token_id])
 
-    def _next_token(self, sequence: Sequence, logits: Any) -> int:
+    def _next_token(self, sequence: Sequence, logits: Any, tokens_left: int) -> int:
+        """One token that the grammar allows, and after which the program can be finished in ``tokens_left`` more."""
         if not np.isfinite(logits).all():
             raise GenerationError(
                 "the model's logits are not finite; the program was discarded", hint="run 'edgedsl bundle verify'"
             )
-        if sequence.matcher:
+        if sequence.matcher and sequence.guard:
             sequence.matcher.fill_bitmask(self._bitmask)
-            apply_bitmask(logits, self._bitmask)
+            sequence.guard.mask(logits, self._bitmask)
         logits[self.tokenizer.vocab_size :] = -np.inf  # heads are padded to round widths; the padding is no token
-        return sample(logits, sequence.params, sequence.rng)
-
-    def _may_end(self, sequence: Sequence) -> bool:
-        return sequence.matcher is None or sequence.matcher.is_accepting()
+        if sequence.guard:
+            return sequence.guard.choose(logits, sequence.draw, tokens_left)
+        return sequence.draw(logits)
 
     def _finish(self, sequence: Sequence) -> Completion:
         text = self.tokenizer.decode(sequence.token_ids)
-        if sequence.finish_reason == "stop" and sequence.matcher and not self.grammar.accepts(text):
+        if sequence.finish_reason != "cancelled" and sequence.matcher and not self.grammar.accepts(text):
             raise GenerationError(
                 "the two grammar engines disagree about a finished program; it was discarded",
                 hint="the grammar has terminals that overlap; write them so that one text has one reading",

@@ -7,9 +7,10 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
-from edgedsl.grammar import Matcher
-from edgedsl.runtime.sampling import SamplingParams
+from edgedsl.grammar import BudgetGuard, Matcher
+from edgedsl.runtime.sampling import SamplingParams, sample
 from edgedsl.tokenizer import TextStream
 
 FinishReason = Literal["stop", "length", "cancelled"]
@@ -36,8 +37,8 @@ class Completion:
 
     Attributes:
         token_ids: without the end token.
-        finish_reason: ``stop``: a whole program; ``length``: cut at max_tokens, may not parse; ``cancelled``: the
-            caller left.
+        finish_reason: ``stop``: the program the model wanted; ``length``: a whole program too, but ``max_tokens`` made
+            it shorter (without the grammar: cut off); ``cancelled``: the caller left.
     """
 
     text: str
@@ -68,6 +69,7 @@ class Sequence:
     prompt_token_ids: list[int]
     params: SamplingParams
     matcher: Matcher | None
+    guard: BudgetGuard | None
     text_stream: TextStream
     token_ids: list[int] = field(default_factory=list)
     finish_reason: FinishReason | None = None
@@ -77,6 +79,25 @@ class Sequence:
 
     def __post_init__(self) -> None:
         self.rng = np.random.default_rng(self.params.seed)
+
+    def draw(self, logits: NDArray[np.float32]) -> int:
+        """Pick a token id from masked logits [vocab]."""
+        return sample(logits, self.params, self.rng)
+
+    def consume(self, token_id: int) -> None:
+        """Move the grammar on.
+
+        Raises:
+            GenerationError: the token is not allowed here, or an engine failed.
+        """
+        if self.matcher:
+            self.matcher.consume(token_id)
+        if self.guard:
+            self.guard.consume(token_id)
+
+    def is_steered(self) -> bool:
+        """Whether the budget kept the model from a token it wanted."""
+        return self.guard is not None and self.guard.is_steering
 
     def append(self, token_id: int) -> str:
         """Take one more token and return the text it completes."""

@@ -6,6 +6,7 @@ next, and Lark's LALR parser, which shares no code with it, re-parses every fini
 
 from __future__ import annotations
 
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,10 @@ from lark.lexer import PatternStr
 from numpy.typing import NDArray
 
 from edgedsl.catalogue import Catalogue, bind
-from edgedsl.errors import GenerationError, GrammarError
+from edgedsl.errors import GenerationError, GrammarError, RequestError
+from edgedsl.grammar.planner import Planner
+from edgedsl.grammar.position import Automaton
+from edgedsl.grammar.vocabulary import Vocabulary
 from edgedsl.tokenizer import Tokenizer
 
 START = "start"
@@ -30,7 +34,7 @@ class Grammar:
         self.source = source
         self.name = name
         try:
-            self._lark = Lark(source, parser="lalr", lexer="contextual", start=START)
+            self.lark = Lark(source, parser="lalr", lexer="contextual", start=START)
         except (LarkError, RecursionError) as exc:
             raise GrammarError(
                 f"grammar '{name}' does not compile: {_first_lines(exc)}", hint="see the Lark grammar reference"
@@ -68,14 +72,14 @@ class Grammar:
             GrammarError: the text is not a program of the language; line, column and the text around it are named.
         """
         try:
-            return self._lark.parse(text)
+            return self.lark.parse(text)
         except UnexpectedInput as exc:
             raise GrammarError(f"'{text[:80]}' does not parse under '{self.name}': {_where(text, exc)}") from exc
 
     def accepts(self, text: str) -> bool:
         """Whether the text is a whole program."""
         try:
-            self._lark.parse(text)
+            self.lark.parse(text)
         except UnexpectedInput:
             return False
         return True
@@ -88,9 +92,9 @@ class Grammar:
         Raises:
             GrammarError: the text is not a program of the language.
         """
-        literals = {t.name: f'"{t.pattern.value}"' for t in self._lark.terminals if isinstance(t.pattern, PatternStr)}
+        literals = {t.name: f'"{t.pattern.value}"' for t in self.lark.terminals if isinstance(t.pattern, PatternStr)}
         try:
-            parser = self._lark.parse_interactive(text)
+            parser = self.lark.parse_interactive(text)
             # Parsing along, not lexing alone: the contextual lexer needs the parser's state to tell terminals apart.
             tokens = list(parser.iter_parse())
             parser.feed_eof(tokens[-1] if tokens else None)  # type: ignore[no-untyped-call]
@@ -115,6 +119,7 @@ class CompiledGrammar:
         self.grammar = grammar
         self.vocab_size = tokenizer.vocab_size
         self.end_token_ids = frozenset(end_token_ids)
+        self._special_token_ids = tokenizer.special_token_ids
         try:
             self._llg_tokenizer = llguidance.LLTokenizer(tokenizer.json_text, eos_token=list(end_token_ids))
         except ValueError as exc:
@@ -127,6 +132,36 @@ class CompiledGrammar:
         self._limits = llguidance.LLParserLimits(verbose_errors=False)
         self._first = self._new_matcher()
         self.matcher().fill_bitmask(np.empty(self.bitmask_size, np.int32))  # warm: the first request pays nothing
+
+    @cached_property
+    def planner(self) -> Planner:
+        """Knows how a program may end soonest; worked out when first asked for.
+
+        Raises:
+            GrammarError: a terminal that no finite automaton can match, or no program can be spelled.
+        """
+        special = self._special_token_ids
+        decode = self._llg_tokenizer.decode_bytes
+        token_bytes = [b"" if i in special else decode([i]) for i in range(self.vocab_size)]
+        end = min(self.end_token_ids)
+
+        def is_program(token_ids: list[int]) -> bool:
+            return self.matcher().accepts([*token_ids, end])
+
+        return Planner(Automaton(self.grammar.lark, START), Vocabulary(token_bytes), is_program)
+
+    def check_budget(self, max_tokens: int) -> None:
+        """Refuse a budget that no program fits into.
+
+        Raises:
+            RequestError: the message names the minimum.
+        """
+        least = self.planner.min_tokens
+        if max_tokens < least:
+            raise RequestError(
+                f"max_tokens is {max_tokens}, the shortest program of '{self.grammar.name}' has {least} tokens",
+                hint=f"give max_tokens at least {least}",
+            )
 
     @property
     def bitmask_size(self) -> int:
@@ -170,6 +205,12 @@ class Matcher:
         allowed = bool(self._matcher.validate_tokens([token_id]) == 1)
         self._check()
         return allowed
+
+    def accepts(self, token_ids: list[int]) -> bool:
+        """Whether all of these tokens may come next, one after the other."""
+        accepted = bool(self._matcher.validate_tokens(token_ids) == len(token_ids))
+        self._check()
+        return accepted
 
     def consume(self, token_id: int) -> None:
         """Advance by one token.

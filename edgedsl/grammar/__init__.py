@@ -1,0 +1,6 @@
+"""The grammar: one :class:`Grammar` per model, one :class:`Matcher` per request."""
+
+from edgedsl.grammar.guard import BudgetGuard
+from edgedsl.grammar.matcher import START, CompiledGrammar, Grammar, Matcher, apply_bitmask
+
+__all__ = ["START", "BudgetGuard", "CompiledGrammar", "Grammar", "Matcher", "apply_bitmask"]

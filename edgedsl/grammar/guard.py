@@ -1,0 +1,141 @@
+"""One request's budget: which tokens still leave time to finish the program."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import count
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgedsl.errors import GenerationError
+from edgedsl.grammar.matcher import CompiledGrammar, Matcher, apply_bitmask
+from edgedsl.grammar.position import Position
+
+# While twice the bytes that are missing, and this many tokens more, fit into the budget, no completion is worked out.
+_FAR = 16
+# Tokens refused one by one; after them all are judged at once, which costs as much as dozens of single ones.
+_MAX_REFUSED = 32
+
+
+class BudgetGuard:
+    """Moves along a program beside its matcher and refuses tokens after which it could not end in time.
+
+    A token that Lark's lexer would not take is refused too: what the engine alone allows need not parse.
+
+    Attributes:
+        is_steering: whether a token was refused for want of budget; the program is then another one than without it.
+    """
+
+    def __init__(self, compiled: CompiledGrammar, matcher: Matcher) -> None:
+        self._matcher = matcher
+        self._planner = compiled.planner
+        self._end_token_ids = compiled.end_token_ids
+        self._position = self._planner.automaton.start()
+        self._ending: list[int] | None = None  # tokens that would end the program from here, once it is near
+        self._next: tuple[int, Position, list[int] | None] | None = None
+        self.is_steering = False
+
+    def mask(self, logits: NDArray[np.float32], bitmask: NDArray[np.int32]) -> None:
+        """Apply the matcher's bitmask in place, but keep the first token of the ending that is known to fit.
+
+        Where only one text can follow, llguidance's mask holds just its canonical token, which may be a short one.
+        """
+        planned = self._ending[:1] if self._ending else []
+        kept = logits[planned]
+        apply_bitmask(logits, bitmask)
+        logits[planned] = kept
+
+    def choose(self, logits: NDArray[np.float32], draw: Callable[[NDArray[np.float32]], int], tokens_left: int) -> int:
+        """Draw until a token is permitted; refused ones are masked in place.
+
+        This gives the distribution that masking all refused tokens beforehand would give.
+
+        Args:
+            logits: [vocab], masked by the matcher.
+            draw: picks a token id.
+            tokens_left: budget after the token.
+
+        Raises:
+            GenerationError: no token is left.
+        """
+        for num_refused in count(1):
+            token_id = draw(logits)
+            if self.permits(token_id, tokens_left):
+                return token_id
+            logits[token_id] = -np.inf
+            if num_refused == _MAX_REFUSED:
+                self._mask_refused(logits, tokens_left)
+        raise AssertionError
+
+    def _mask_refused(self, logits: NDArray[np.float32], tokens_left: int) -> None:
+        allowed = [*self.permitted(tokens_left), *(self._end_token_ids if self.may_end() else ())]
+        kept = logits[allowed]
+        logits[:] = -np.inf
+        logits[allowed] = kept
+
+    def may_end(self) -> bool:
+        """Whether the program is whole for Lark too."""
+        return self._planner.automaton.is_complete(self._position)
+
+    def permits(self, token_id: int, tokens_left: int) -> bool:
+        """Whether the program can still be finished after this token, or may end with it.
+
+        Args:
+            token_id: one that the matcher allows here.
+            tokens_left: budget after it. Below 0 the program is whole, and the caller only asks what would come next.
+        """
+        if tokens_left < 0:
+            return True
+        if token_id in self._end_token_ids:
+            return self.may_end()
+        position = self._planner.automaton.advance(self._position, self._planner.vocabulary.token_bytes[token_id])
+        return position is not None and self._permits(token_id, position, tokens_left)
+
+    def consume(self, token_id: int) -> None:
+        """Advance by a token that was permitted.
+
+        Raises:
+            GenerationError: it was not the one last asked for.
+        """
+        if self._next is None or self._next[0] != token_id:
+            raise GenerationError(f"token {token_id} was not checked against the budget")
+        _, self._position, self._ending = self._next
+        self._next = None
+
+    def permitted(self, tokens_left: int) -> list[int]:
+        """All tokens that may come, for when asking one by one takes too long.
+
+        Raises:
+            GenerationError: there is none, although the program cannot end here.
+        """
+        verdicts: dict[Position, bool] = {}
+        allowed = []
+        for token_id, position in self._planner.successors(self._position):
+            if position not in verdicts and self._matcher.allows(token_id):
+                verdicts[position] = self._permits(token_id, position, tokens_left)
+            if verdicts.get(position):
+                allowed.append(token_id)
+        if not allowed and not self.may_end():
+            raise GenerationError("no token leaves time to finish the program; it was discarded")
+        return allowed
+
+    def _permits(self, token_id: int, position: Position, tokens_left: int) -> bool:
+        if 2 * self._planner.rough_bound(position) + _FAR <= tokens_left:
+            self._next = (token_id, position, None)
+            return True
+        ending = self._find_ending(token_id, position, tokens_left)
+        if ending is None:
+            self.is_steering = True
+            return False
+        self._next = (token_id, position, ending)
+        return True
+
+    def _find_ending(self, token_id: int, position: Position, tokens_left: int) -> list[int] | None:
+        """A completion that fits and that the decoding engine accepts."""
+        if self._ending and self._ending[0] == token_id and len(self._ending) <= tokens_left + 1:
+            return self._ending[1:]
+        end = min(self._end_token_ids)
+        return self._planner.ending(
+            position, tokens_left, lambda ending: self._matcher.accepts([token_id, *ending, end])
+        )

@@ -1,0 +1,239 @@
+"""Lark's LALR tables with the cost of what is still missing.
+
+A viable prefix of a program is a stack of LR states. Each kernel item ``A -> a . b`` of the top state is valid for the
+prefix (Knuth, 1965), so the program can go on with the cheapest ``b``, then with what follows ``A`` below: the
+cheapest completion is a shortest path over stacks.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections.abc import Iterator, Mapping
+from itertools import count
+from typing import Any, NamedTuple
+
+from lark import Lark
+from lark.parsers.lalr_analysis import Shift
+
+END = "$END"
+_ROOT = "$root"
+Item = tuple[str, tuple[str, ...], int]  # left side, right side, symbols of it that were read
+
+
+class Stack:
+    """A stack of LR states that shares its lower part with other stacks."""
+
+    __slots__ = ("_above", "below", "endings", "state")
+
+    def __init__(self, state: int, below: Stack | None) -> None:
+        self.state = state
+        self.below = below
+        self.endings: dict[str, Ending] = {}  # the cheapest one by each measure, once known
+        self._above: dict[int, Stack] = {}
+
+    def push(self, state: int) -> Stack:
+        """The stack with one more state; the same object for the same state."""
+        if state not in self._above:
+            self._above[state] = Stack(state, self)
+        return self._above[state]
+
+    def pop(self, count: int) -> Stack:
+        """The stack without its ``count`` upper states."""
+        stack = self
+        for _ in range(count):
+            assert stack.below is not None
+            stack = stack.below
+        return stack
+
+
+class Ending(NamedTuple):
+    """A cheapest way to a whole program: its cost, the symbols it begins with and the stack after them."""
+
+    cost: float
+    symbols: tuple[str, ...]
+    after: Stack | None
+
+
+class Tables:
+    """Actions, and the kernel items of each state, of a compiled Lark grammar.
+
+    Args:
+        lark: compiled with ``parser="lalr"``.
+        start: its start rule.
+    """
+
+    def __init__(self, lark: Lark, start: str) -> None:
+        table = lark.parser.parser._parse_table
+        self._actions: dict[int, dict[str, tuple[Any, Any]]] = table.states
+        self._start_state: int = table.start_states[start]
+        self._end_state: int = table.end_states[start]
+        self._rules: dict[str, list[tuple[str, ...]]] = {_ROOT: [(start, END)]}
+        for rule in lark.rules:
+            right = tuple(symbol.name for symbol in rule.expansion)
+            self._rules.setdefault(rule.origin.name, []).append(right)
+        self.terminals = frozenset(
+            symbol for rules in self._rules.values() for right in rules for symbol in right
+        ) - frozenset([*self._rules, END])
+        self._items = self._kernel_items()
+
+    def start(self) -> Stack:
+        """The stack before the first terminal."""
+        return Stack(self._start_state, None)
+
+    def allowed(self, state: int) -> frozenset[str]:
+        """Terminals that the lexer looks for in a state."""
+        return frozenset(name for name in self._actions[state] if name in self.terminals)
+
+    def shift(self, stack: Stack, terminal: str) -> Stack | None:
+        """The stack after one more terminal; None where it cannot come."""
+        while True:
+            action = self._actions[stack.state].get(terminal)
+            if action is None:
+                return None
+            kind, argument = action
+            if kind is Shift:
+                return stack.push(argument)
+            stack = self._goto(stack.pop(len(argument.expansion)), argument.origin.name)
+
+    def is_complete(self, stack: Stack) -> bool:
+        """Whether a program may end here."""
+        while stack.state != self._end_state:
+            action = self._actions[stack.state].get(END)
+            if action is None:
+                return False
+            kind, argument = action
+            if kind is Shift:
+                return True
+            stack = self._goto(stack.pop(len(argument.expansion)), argument.origin.name)
+        return True
+
+    def _goto(self, stack: Stack, nonterminal: str) -> Stack:
+        return stack.push(self._actions[stack.state][nonterminal][1])
+
+    def _kernel_items(self) -> dict[int, set[Item]]:
+        """Walk the tables from the start state, and move each item's dot with the symbols."""
+        items: dict[int, set[Item]] = {self._start_state: {(_ROOT, self._rules[_ROOT][0], 0)}}
+        waiting = [self._start_state]
+        while waiting:
+            state = waiting.pop()
+            for left, right, dot in self._closure(items[state]):
+                if dot == len(right) or right[dot] == END:
+                    continue
+                kind, target = self._actions[state].get(right[dot], (None, None))
+                # A conflict that Lark resolved by priority leaves a symbol without its move.
+                if kind is not Shift:
+                    continue
+                known = items.setdefault(target, set())
+                if (left, right, dot + 1) not in known:
+                    known.add((left, right, dot + 1))
+                    waiting.append(target)
+        return items
+
+    def _closure(self, kernel: set[Item]) -> Iterator[Item]:
+        seen: set[str] = set()
+        waiting = list(kernel)
+        while waiting:
+            item = waiting.pop()
+            yield item
+            _, right, dot = item
+            if dot < len(right) and right[dot] in self._rules and right[dot] not in seen:
+                seen.add(right[dot])
+                waiting += [(right[dot], other, 0) for other in self._rules[right[dot]]]
+
+
+class Costs:
+    """What each symbol costs at least, and so what a stack still needs.
+
+    Args:
+        tables: of the grammar.
+        measure: what is counted, "tokens" or "bytes".
+        terminal_costs: cost of the cheapest spelling of each terminal; infinite where it cannot be spelled.
+    """
+
+    def __init__(self, tables: Tables, measure: str, terminal_costs: Mapping[str, float]) -> None:
+        self._tables = tables
+        self._measure = measure
+        self._symbols: dict[str, float] = {END: 0.0, **terminal_costs}
+        self._cheapest: dict[str, tuple[str, ...]] = {}
+        self._solve()
+
+    def _solve(self) -> None:
+        """Cheapest right side of each nonterminal (Knuth, 1977, generalises Dijkstra; here to a fixed point)."""
+        is_changing = True
+        while is_changing:
+            is_changing = False
+            for left, rules in self._tables._rules.items():
+                for right in rules:
+                    cost = self.of(right)
+                    if cost < self._symbols.get(left, math.inf):
+                        self._symbols[left], self._cheapest[left] = cost, right
+                        is_changing = True
+
+    def of(self, symbols: tuple[str, ...]) -> float:
+        """Cost of symbols in a row."""
+        return sum(self._symbols.get(symbol, math.inf) for symbol in symbols)
+
+    def missing(self, stack: Stack) -> float:
+        """Cost of the cheapest way to a whole program."""
+        return self._ending(stack).cost
+
+    def completion(self, stack: Stack) -> Iterator[str]:
+        """Terminals of the cheapest way to a whole program."""
+        current: Stack | None = stack
+        while current is not None:
+            _, symbols, current = self._ending(current)
+            yield from self._expand(symbols)
+
+    def _ending(self, stack: Stack) -> Ending:
+        if self._measure not in stack.endings:
+            self._search(stack)
+        return stack.endings[self._measure]
+
+    def _expand(self, symbols: tuple[str, ...]) -> Iterator[str]:
+        waiting = list(reversed(symbols))
+        while waiting:
+            symbol = waiting.pop()
+            if symbol in self._cheapest:
+                waiting += reversed(self._cheapest[symbol])
+            elif symbol != END:
+                yield symbol
+
+    def _search(self, start: Stack) -> None:
+        """Dijkstra from ``start`` down to the root item; stacks on the best way learn what they miss."""
+        order = count()  # breaks ties, so that stacks are never compared
+        heap: list[tuple[float, int, Stack | None]] = [(0.0, next(order), start)]
+        found: dict[Stack | None, float] = {}
+        reached: dict[Stack | None, tuple[float, Stack, tuple[str, ...]]] = {}
+        while heap:
+            cost, _, stack = heapq.heappop(heap)
+            if stack in found:
+                continue
+            found[stack] = cost
+            if stack is None:
+                self._remember(reached, start)
+                return
+            known = stack.endings.get(self._measure)
+            for symbols, after in [((), None)] if known else self._steps(stack):
+                total = cost + (known.cost if known else self.of(symbols))
+                if total < math.inf and (after not in reached or total < reached[after][0]):
+                    reached[after] = (total, stack, symbols)
+                    heapq.heappush(heap, (total, next(order), after))
+        start.endings[self._measure] = Ending(math.inf, (), None)
+
+    def _steps(self, stack: Stack) -> Iterator[tuple[tuple[str, ...], Stack | None]]:
+        tables = self._tables
+        for left, right, dot in tables._items[stack.state]:
+            if left == _ROOT:
+                yield right[dot:], None
+            else:
+                yield right[dot:], tables._goto(stack.pop(dot), left)
+
+    def _remember(self, reached: Mapping[Stack | None, tuple[float, Stack, tuple[str, ...]]], start: Stack) -> None:
+        total = reached[None][0]
+        after: Stack | None = None
+        while after is not start:
+            _, stack, symbols = reached[after]
+            spent = reached[stack][0] if stack is not start else 0.0
+            stack.endings.setdefault(self._measure, Ending(total - spent, symbols, after))
+            after = stack

@@ -1,0 +1,315 @@
+"""The regular expressions of terminals as one automaton over bytes.
+
+A terminal's pattern is a Python regular expression, as Lark hands it out. ``re``'s own parser reads it; what a finite
+automaton cannot do (look-around, back-references, anchors) is refused, and llguidance refuses it too.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cache
+from typing import Any
+
+from edgedsl.errors import GrammarError
+
+_sre: Any = getattr(re, "_parser")  # noqa: B009  the parser behind re.compile; its module has no public name
+_op: Any = getattr(re, "_constants")  # noqa: B009
+
+_MAX_CODE_POINT = 0x10FFFF
+_SURROGATES = (0xD800, 0xDFFF)
+_MAX_REPEAT = 1000
+Span = tuple[int, int]
+
+
+class Nfa:
+    """States with empty moves and moves on byte ranges; patterns are added one after the other.
+
+    Attributes:
+        empty: for each state, where it goes for free.
+        moves: for each state, ``(first byte, last byte, next state)``.
+        owner: for each state, the number of the pattern it belongs to.
+        final: for each pattern, its only accepting state.
+    """
+
+    def __init__(self) -> None:
+        self.empty: list[list[int]] = []
+        self.moves: list[list[tuple[int, int, int]]] = []
+        self.owner: list[int] = []
+        self.final: list[int] = []
+
+    def add(self, pattern: str, name: str) -> int:
+        """Add a pattern and return its start state.
+
+        Raises:
+            GrammarError: not a regular expression, or one that no finite automaton can match.
+        """
+        try:
+            tree = _sre.parse(pattern)
+        except re.error as exc:
+            raise GrammarError(f"terminal {name}: '{pattern}' is not a regular expression: {exc}") from exc
+        builder = _Builder(self, len(self.final), name)
+        start = builder.state()
+        self.final.append(builder.sequence(tree, start, tree.state.flags))
+        return start
+
+
+class _Builder:
+    """Thompson's construction for one pattern: each method adds a piece after ``start`` and returns where it ends."""
+
+    def __init__(self, nfa: Nfa, owner: int, name: str) -> None:
+        self._nfa = nfa
+        self._owner = owner
+        self._name = name
+
+    def state(self) -> int:
+        self._nfa.empty.append([])
+        self._nfa.moves.append([])
+        self._nfa.owner.append(self._owner)
+        return len(self._nfa.owner) - 1
+
+    def sequence(self, items: Iterable[Any], start: int, flags: int) -> int:
+        for operator, argument in items:
+            start = self._piece(operator, argument, start, flags)
+        return start
+
+    def _piece(self, operator: Any, argument: Any, start: int, flags: int) -> int:
+        if operator in (_op.LITERAL, _op.NOT_LITERAL, _op.IN, _op.ANY):
+            return self._characters(_spans(operator, argument, flags), start)
+        if operator is _op.BRANCH:
+            return self._branch(argument[1], start, flags)
+        if operator is _op.SUBPATTERN:
+            _, added, removed, items = argument
+            return self.sequence(items, start, (flags | added) & ~removed)
+        if operator in (_op.MAX_REPEAT, _op.MIN_REPEAT):
+            least, most, items = argument
+            return self._repeat(least, most, items, start, flags)
+        raise GrammarError(
+            f"terminal {self._name}: {str(operator).lower()} is not supported",
+            hint="write the terminal without look-around, anchors, back-references and atomic groups",
+        )
+
+    def _characters(self, spans: Iterable[Span], start: int) -> int:
+        end = self.state()
+        for first, last in spans:
+            for ranges in utf8_ranges(first, last):
+                state = start
+                for low, high in ranges[:-1]:
+                    state = self._move(state, low, high, self.state())
+                self._move(state, *ranges[-1], end)
+        return end
+
+    def _move(self, state: int, low: int, high: int, target: int) -> int:
+        self._nfa.moves[state].append((low, high, target))
+        return target
+
+    def _branch(self, branches: Sequence[Any], start: int, flags: int) -> int:
+        end = self.state()
+        for items in branches:
+            first = self.state()
+            self._nfa.empty[start].append(first)
+            self._nfa.empty[self.sequence(items, first, flags)].append(end)
+        return end
+
+    def _repeat(self, least: int, most: Any, items: Any, start: int, flags: int) -> int:
+        if least > _MAX_REPEAT or (most is not _op.MAXREPEAT and most > _MAX_REPEAT):
+            raise GrammarError(f"terminal {self._name}: repeats more than {_MAX_REPEAT} times are not supported")
+        for _ in range(least):
+            start = self.sequence(items, start, flags)
+        end = self.state()
+        if most is _op.MAXREPEAT:
+            loop = self.state()
+            self._nfa.empty[start].append(loop)
+            self._nfa.empty[self.sequence(items, loop, flags)].append(loop)
+            self._nfa.empty[loop].append(end)
+            return end
+        for _ in range(most - least):
+            self._nfa.empty[start].append(end)
+            start = self.sequence(items, start, flags)
+        self._nfa.empty[start].append(end)
+        return end
+
+
+class Dfa:
+    """The deterministic automaton of an :class:`Nfa`, built as far as it is walked.
+
+    A state stands for a set of NFA states, so that terminals of one parser state are matched side by side.
+    """
+
+    def __init__(self, nfa: Nfa) -> None:
+        self._nfa = nfa
+        self._sets: list[tuple[int, ...]] = []
+        self._ids: dict[tuple[int, ...], int] = {}
+        self._next: list[dict[int, int]] = []
+        self._moves: list[tuple[dict[int, list[int]], list[tuple[int, int, int]]] | None] = []
+        self.accepts: list[tuple[int, ...]] = []  # per state: patterns that match here, smallest number first
+        self.patterns: list[frozenset[int]] = []  # per state: patterns that may still match
+        self._finals = {state: pattern for pattern, state in enumerate(nfa.final)}
+        self._distances = _distances(nfa)
+
+    def start(self, states: Iterable[int]) -> int:
+        """The state in which the patterns with these start states begin."""
+        return self._state(states)
+
+    def step(self, state: int, byte: int) -> int:
+        """The state after one more byte; -1 where no pattern goes on."""
+        targets = self._next[state]
+        if byte not in targets:
+            single, wide = self._moves_of(state)
+            reached = [*single.get(byte, ()), *(target for low, high, target in wide if low <= byte <= high)]
+            targets[byte] = self._state(reached) if reached else -1
+        return targets[byte]
+
+    def _moves_of(self, state: int) -> tuple[dict[int, list[int]], list[tuple[int, int, int]]]:
+        """Moves on one byte by their byte (a catalogue has thousands), and moves on ranges."""
+        moves = self._moves[state]
+        if moves is None:
+            single: dict[int, list[int]] = {}
+            wide = []
+            for source in self._sets[state]:
+                for low, high, target in self._nfa.moves[source]:
+                    if low == high:
+                        single.setdefault(low, []).append(target)
+                    else:
+                        wide.append((low, high, target))
+            moves = self._moves[state] = (single, wide)
+        return moves
+
+    def min_bytes(self, state: int, pattern: int) -> float:
+        """The fewest bytes to a match of the pattern, whatever else matches there too."""
+        distances, owner = self._distances, self._nfa.owner
+        return min((distances[s] for s in self._sets[state] if owner[s] == pattern), default=math.inf)
+
+    def _state(self, states: Iterable[int]) -> int:
+        closure = set(states)
+        waiting = list(closure)
+        while waiting:
+            for target in self._nfa.empty[waiting.pop()]:
+                if target not in closure:
+                    closure.add(target)
+                    waiting.append(target)
+        # States without moves only pass on; dropping them makes equal states equal.
+        key = tuple(sorted(s for s in closure if self._nfa.moves[s] or s in self._finals))
+        if key not in self._ids:
+            self._ids[key] = len(self._sets)
+            self._sets.append(key)
+            self._next.append({})
+            self._moves.append(None)
+            self.accepts.append(tuple(sorted(self._finals[s] for s in key if s in self._finals)))
+            self.patterns.append(frozenset(self._nfa.owner[s] for s in key))
+        return self._ids[key]
+
+
+def _distances(nfa: Nfa) -> list[float]:
+    """The fewest bytes from each state to its pattern's end."""
+    before: list[list[tuple[int, int]]] = [[] for _ in nfa.owner]
+    for state, targets in enumerate(nfa.empty):
+        for target in targets:
+            before[target].append((state, 0))
+    for state, moves in enumerate(nfa.moves):
+        for _, _, target in moves:
+            before[target].append((state, 1))
+    distances = [math.inf] * len(nfa.owner)
+    level, distance = set(nfa.final), 0
+    while level:
+        following: set[int] = set()
+        waiting = [state for state in level if distances[state] > distance]
+        while waiting:
+            state = waiting.pop()
+            if distances[state] <= distance:
+                continue
+            distances[state] = distance
+            for source, cost in before[state]:
+                (following.add if cost else waiting.append)(source)
+        level, distance = following, distance + 1
+    return distances
+
+
+def utf8_ranges(first: int, last: int) -> Iterator[list[Span]]:
+    """Code points ``first`` to ``last`` as sequences of byte ranges, surrogates left out."""
+    edges = (0x7F, 0x7FF, _SURROGATES[0] - 1, _SURROGATES[1], 0xFFFF, _MAX_CODE_POINT)
+    low = first
+    for edge in edges:
+        high = min(last, edge)
+        if low <= high and low not in range(_SURROGATES[0], _SURROGATES[1] + 1):
+            yield from _byte_ranges(chr(low).encode(), chr(high).encode())
+        low = max(low, edge + 1)
+
+
+def _byte_ranges(low: bytes, high: bytes) -> Iterator[list[Span]]:
+    """Byte strings of one length between two, as products of ranges."""
+    if len(low) == 1:
+        yield [(low[0], high[0])]
+        return
+    first, last = low[0], high[0]
+    smallest, largest = b"\x80" * (len(low) - 1), b"\xbf" * (len(low) - 1)
+    if first == last:
+        yield from ([(first, first), *rest] for rest in _byte_ranges(low[1:], high[1:]))
+        return
+    if low[1:] != smallest:
+        yield from ([(first, first), *rest] for rest in _byte_ranges(low[1:], largest))
+        first += 1
+    has_tail = high[1:] != largest
+    if first <= last - has_tail:
+        yield [(first, last - has_tail), *[(0x80, 0xBF)] * (len(low) - 1)]
+    if has_tail:
+        yield from ([(last, last), *rest] for rest in _byte_ranges(smallest, high[1:]))
+
+
+def _spans(operator: Any, argument: Any, flags: int) -> list[Span]:
+    """Code points that one item matches, as sorted spans that do not touch."""
+    if operator is _op.ANY:
+        return [(0, _MAX_CODE_POINT)] if flags & re.DOTALL else _invert([(10, 10)])
+    if operator is _op.LITERAL:
+        return _merge(_fold([(argument, argument)], flags))
+    if operator is _op.NOT_LITERAL:
+        return _invert(_merge(_fold([(argument, argument)], flags)))
+    is_negated = bool(argument) and argument[0][0] is _op.NEGATE
+    spans: list[Span] = []
+    for kind, value in argument[is_negated:]:
+        if kind is _op.LITERAL:
+            spans += _fold([(value, value)], flags)
+        elif kind is _op.RANGE:
+            spans += _fold([value], flags)
+        else:
+            spans += _category(str(value).lower(), bool(flags & re.ASCII))
+    return _invert(_merge(spans)) if is_negated else _merge(spans)
+
+
+def _fold(spans: list[Span], flags: int) -> list[Span]:
+    """The spans with the other case of their letters, where case is ignored."""
+    if not flags & re.IGNORECASE:
+        return spans
+    # Spans over most of Unicode hold both cases already.
+    letters = {c for low, high in spans if high - low < 0x3000 for c in range(low, high + 1)}
+    others = {ord(o) for c in letters for o in (chr(c).lower(), chr(c).upper()) if len(o) == 1}
+    return spans + [(c, c) for c in others - letters]
+
+
+@cache
+def _category(name: str, is_ascii: bool) -> list[Span]:
+    kind = name.removeprefix("category_").removeprefix("uni_")
+    letter = {"digit": "d", "space": "s", "word": "w"}[kind.removeprefix("not_")]
+    matches = re.compile(f"\\{letter}", re.ASCII if is_ascii else 0).match
+    found = _merge((c, c) for c in range(128 if is_ascii else _MAX_CODE_POINT + 1) if matches(chr(c)))
+    return _invert(found) if kind.startswith("not_") else found
+
+
+def _merge(spans: Iterable[Span]) -> list[Span]:
+    merged: list[Span] = []
+    for low, high in sorted(spans):
+        if merged and low <= merged[-1][1] + 1:
+            merged[-1] = (merged[-1][0], max(high, merged[-1][1]))
+        else:
+            merged.append((low, high))
+    return merged
+
+
+def _invert(spans: Sequence[Span]) -> list[Span]:
+    inverted, low = [], 0
+    for first, last in spans:
+        if low < first:
+            inverted.append((low, first - 1))
+        low = last + 1
+    return [*inverted, (low, _MAX_CODE_POINT)] if low <= _MAX_CODE_POINT else inverted

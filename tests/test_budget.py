@@ -1,0 +1,209 @@
+"""Programs that end inside their budget, against a slow and obviously right reference."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tiny import EOS_TOKEN, tiny_tokenizer
+
+from edgedsl.errors import GenerationError, GrammarError
+from edgedsl.grammar import BudgetGuard, CompiledGrammar, Grammar, Matcher
+from edgedsl.grammar.position import Automaton
+from edgedsl.grammar.vocabulary import Vocabulary
+
+# name -> Lark grammar, words that are tokens, largest budget tried
+SMALL = {
+    "list": ('start: item ("," item)* ";"\nitem: "a" | "bb" | "(" item ("," item)* ")"', ["bb", "a,", "),", ");"], 7),
+    "left": ('start: sum\nsum: sum "+" term | term\nterm: "x" | "[" sum "]"', ["x+", "]]", "[[", "+x"], 7),
+    "right": ('start: "a" start | "b"', ["aa", "aab", "ab"], 7),
+    "names": ('start: NAME "=" NAME\nNAME: /[a-c]{2,4}/', ["abc", "=ab", "aa", "a="], 5),
+    "glue": ('start: NAME NAME ";"\nNAME: /[ab]+/\n%ignore " "', ["ab", " a", "b;"], 6),
+    "keyword": ('start: "if" NAME | NAME\nNAME: /[if]{2,3}/\n%ignore " "', ["if", " ff", "ff"], 5),
+    "string": ('start: "\\"" TEXT? "\\"" ("+" start)?\nTEXT: /[é漢a]+/', ['"a', 'a"', "é"], 6),
+    "empty": ('start: ("a" "b")*', ["ab", "ba"], 5),
+    "nested": ('start: "{" start* "}"', ["{}", "}}", "{{"], 7),
+    "unit": ('start: a\na: b\nb: "x" | c\nc: "y" a "z"', ["yy", "zz", "xz"], 8),
+    "catalogue": (
+        'start: "@" NAME ("." NAME)?\nNAME: "com.mail" | "com.map" | "org.x"',
+        ["@com", ".ma", "com.map", "il"],
+        6,
+    ),
+}
+
+
+def compiled(name: str) -> CompiledGrammar:
+    source, words, _ = SMALL[name]
+    tokenizer = tiny_tokenizer(words)
+    return Grammar(source, name=name).compile(tokenizer, [tokenizer.token_id(EOS_TOKEN)])
+
+
+class Reference:
+    """A token is legal iff some completion exists within the budget: try them all.
+
+    A completion must be a program for both engines.
+    """
+
+    def __init__(self, grammar: CompiledGrammar) -> None:
+        self.grammar = grammar
+        self.end = min(grammar.end_token_ids)
+        self.token_bytes = grammar.planner.vocabulary.token_bytes
+        self.known: dict[tuple[tuple[int, ...], int], bool] = {}
+
+    def after(self, token_ids: Sequence[int]) -> Matcher:
+        matcher = self.grammar.matcher()
+        for token_id in token_ids:
+            matcher.consume(token_id)
+        return matcher
+
+    def allowed(self, token_ids: Sequence[int]) -> list[int]:
+        matcher = self.after(token_ids)
+        if matcher.is_stopped():
+            return []
+        return [t for t in range(self.grammar.vocab_size) if t != self.end and matcher.accepts([t])]
+
+    def is_whole(self, token_ids: Sequence[int]) -> bool:
+        text = b"".join(self.token_bytes[t] for t in token_ids).decode(errors="replace")
+        return self.after(token_ids).is_accepting() and self.grammar.grammar.accepts(text)
+
+    def can_finish(self, token_ids: tuple[int, ...], budget: int) -> bool:
+        key = (token_ids, budget)
+        if key not in self.known:
+            self.known[key] = self.is_whole(token_ids) or (
+                budget > 0 and any(self.can_finish((*token_ids, t), budget - 1) for t in self.allowed(token_ids))
+            )
+        return self.known[key]
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_a_token_passes_exactly_if_a_completion_fits(name: str) -> None:
+    """Every prefix that the budget lets through, every token, every budget."""
+    grammar, largest = compiled(name), SMALL[name][2]
+    reference = Reference(grammar)
+    shortest = next(budget for budget in range(20) if reference.can_finish((), budget))
+    assert grammar.planner.min_tokens == shortest
+    num_checked = num_refused = 0
+    for budget in range(shortest, largest + 1):
+        waiting: list[tuple[int, ...]] = [()]
+        while waiting:
+            prefix = waiting.pop()
+            left = budget - len(prefix) - 1
+            guard = guard_after(grammar, prefix, budget)
+            for token_id in reference.allowed(prefix) if left >= 0 else ():
+                expected = reference.can_finish((*prefix, token_id), left)
+                assert guard.permits(token_id, left) == expected, (budget, prefix, token_id)
+                num_checked += 1
+                num_refused += not expected
+                if expected and len(waiting) < 40:  # deep grammars have too many prefixes; a wide front of them is kept
+                    waiting.append((*prefix, token_id))
+    assert num_checked > 10
+    assert num_refused > 0
+
+
+def guard_after(grammar: CompiledGrammar, prefix: Sequence[int], budget: int) -> BudgetGuard:
+    matcher = grammar.matcher()
+    guard = BudgetGuard(grammar, matcher)
+    for n, token_id in enumerate(prefix):
+        assert guard.permits(token_id, budget - n - 1)
+        matcher.consume(token_id)
+        guard.consume(token_id)
+    return guard
+
+
+@pytest.mark.parametrize("name", SMALL)
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 2**32), st.integers(0, 30))
+def test_random_choices_end_inside_the_budget_and_parse(name: str, seed: int, spare: int) -> None:
+    grammar = compiled(name)
+    rng = np.random.default_rng(seed)
+    budget = grammar.planner.min_tokens + spare
+    token_ids = random_program(grammar, budget, rng)
+    text = b"".join(grammar.planner.vocabulary.token_bytes[i] for i in token_ids).decode()
+    grammar.grammar.parse(text)
+    assert len(token_ids) <= budget
+
+
+def random_program(grammar: CompiledGrammar, budget: int, rng: np.random.Generator) -> list[int]:
+    matcher = grammar.matcher()
+    guard = BudgetGuard(grammar, matcher)
+    token_ids: list[int] = []
+    bitmask = np.zeros(grammar.bitmask_size, np.int32)
+    while not matcher.is_stopped():
+        logits = rng.normal(0, 3, grammar.vocab_size).astype(np.float32)
+        matcher.fill_bitmask(bitmask)
+        guard.mask(logits, bitmask)
+        token_id = guard.choose(logits, lambda row: int(row.argmax()), budget - len(token_ids) - 1)
+        if token_id in grammar.end_token_ids or len(token_ids) == budget:
+            break
+        matcher.consume(token_id)
+        guard.consume(token_id)
+        token_ids.append(token_id)
+    return token_ids
+
+
+def test_the_whole_mask_is_that_of_single_questions() -> None:
+    grammar = compiled("list")
+    for budget in range(2, 8):
+        guard = guard_after(grammar, [], budget)
+        reference = Reference(grammar)
+        one_by_one = [t for t in reference.allowed(()) if guard_after(grammar, [], budget).permits(t, budget - 1)]
+        assert sorted(guard.permitted(budget - 1)) == sorted(one_by_one)
+
+
+def test_steering_is_told_from_a_budget_that_did_not_matter() -> None:
+    grammar = compiled("list")
+    vocabulary = grammar.planner.vocabulary.token_bytes
+    guard = guard_after(grammar, [], 50)
+    assert guard.permits(vocabulary.index(b"("), 49)
+    assert not guard.is_steering
+    assert not guard.permits(vocabulary.index(b"("), 1)
+    assert guard.is_steering
+
+
+def test_only_a_permitted_token_is_consumed() -> None:
+    guard = guard_after(compiled("list"), [], 9)
+    with pytest.raises(GenerationError, match="token 97 was not checked against the budget"):
+        guard.consume(97)
+
+
+def test_a_grammar_that_no_token_spells() -> None:
+    """An automaton over a vocabulary without the bytes of the language."""
+    from edgedsl.grammar.planner import Planner
+
+    automaton = Automaton(Grammar('start: "x"').lark, "start")
+    with pytest.raises(GrammarError, match="no program of the grammar can be spelled"):
+        Planner(automaton, Vocabulary([b"a", b"b"]), lambda _: True)
+
+
+WORDS = [b"a", b"ab", b"abc", b"b", b"ba", b"\xff", b"\xff\xff", b"c\xff", b"", b"cab"]
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.binary(max_size=12).map(lambda data: bytes(b"abc\xff"[byte % 4] for byte in data)))
+def test_segments_are_the_fewest_tokens(data: bytes) -> None:
+    vocabulary = Vocabulary(WORDS)
+    fewest = [0] + [99] * len(data)
+    for end in range(1, len(data) + 1):
+        fewest[end] = min([fewest[end - len(w)] + 1 for w in WORDS if w and data[:end].endswith(w)], default=99)
+    tokens = vocabulary.segment(data)
+    if fewest[-1] >= 99:
+        assert tokens is None
+    else:
+        assert tokens is not None
+        assert len(tokens) == fewest[-1]
+        assert b"".join(WORDS[i] for i in tokens) == data
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.sets(st.sampled_from(sorted({word[:n] for word in WORDS for n in range(1, 4)}))))
+def test_a_walk_meets_every_token_whose_prefixes_live(alive: set[bytes]) -> None:
+    vocabulary = Vocabulary(WORDS)
+
+    def step(state: bytes, byte: int) -> bytes | None:
+        return state + bytes([byte]) if state + bytes([byte]) in alive else None
+
+    found = list(vocabulary.walk(b"", step))
+    expected = [i for i, w in enumerate(WORDS) if w and all(w[:n] in alive for n in range(1, len(w) + 1))]
+    assert sorted(i for i, _ in found) == expected
+    assert all(state == WORDS[i] for i, state in found)

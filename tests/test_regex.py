@@ -1,0 +1,101 @@
+"""The byte automaton of terminals against Python's own engine."""
+
+import re
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from edgedsl.errors import GrammarError
+from edgedsl.grammar.regex import Dfa, Nfa, utf8_ranges
+
+PATTERNS = [
+    r'"([^"\\\x00-\x1f\x7f]|\\["\\])*"',
+    r"-?(0|[1-9][0-9]{0,4})(\.[0-9]{1,6})?",
+    r"(?i:select|from)",
+    r"[^a-zé]+",
+    r"a{2,3}b?|(?:ab|abc|b)*",
+    r"(?s:.)*x",
+    r".+",
+    r"\w+\s\W?",
+    r"[à-ÿ]|\d\D",
+    "[\\u0800-\\uffff\U00010000]",
+    r"(?:a|)(?:b*?c)+?",
+]
+CHARACTERS = st.one_of(st.sampled_from('ab"\\01.-xcsSeElLfromT '), st.characters(exclude_categories=["Cs"]))
+TEXT = st.text(CHARACTERS, max_size=8)
+
+
+def automaton(*patterns: str) -> tuple[Dfa, list[int]]:
+    nfa = Nfa()
+    starts = [nfa.add(pattern, f"T{i}") for i, pattern in enumerate(patterns)]
+    return Dfa(nfa), starts
+
+
+def walk(dfa: Dfa, state: int, data: bytes) -> int:
+    for byte in data:
+        state = dfa.step(state, byte)
+        if state < 0:
+            break
+    return state
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_matches_what_python_matches(pattern: str) -> None:
+    dfa, starts = automaton(pattern)
+
+    @settings(max_examples=200, deadline=None)
+    @given(st.one_of(TEXT, st.from_regex(pattern, fullmatch=True).filter(lambda text: text.isprintable())))
+    def check(text: str) -> None:
+        state = walk(dfa, dfa.start(starts), text.encode())
+        assert (state >= 0 and dfa.accepts[state] == (0,)) == bool(re.fullmatch(pattern, text))
+
+    check()
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_min_bytes_is_the_length_of_the_shortest_match(pattern: str) -> None:
+    dfa, starts = automaton(pattern)
+    state, distance = dfa.start(starts), dfa.min_bytes(dfa.start(starts), 0)
+    level, steps = {state}, 0
+    while not any(dfa.accepts[s] for s in level):
+        level = {t for s in level for byte in range(256) if (t := dfa.step(s, byte)) >= 0}
+        steps += 1
+    assert distance == steps
+
+
+def test_patterns_side_by_side() -> None:
+    dfa, starts = automaton("set", "[a-z]+", "7")
+    state = walk(dfa, dfa.start(starts), b"se")
+    assert (dfa.patterns[state], dfa.accepts[state]) == ({0, 1}, (1,))
+    state = dfa.step(state, ord("t"))
+    assert dfa.accepts[state] == (0, 1)
+    assert dfa.step(state, ord("7")) == -1
+    assert dfa.min_bytes(walk(dfa, dfa.start(starts), b"s"), 0) == 2
+
+
+@pytest.mark.parametrize("pattern", ["a(?=b)", "^a", r"(a)\1", "(?<!a)b", "(?>ab)", "a++", r"\bx", "a{2000}"])
+def test_what_no_finite_automaton_can_match_is_refused(pattern: str) -> None:
+    with pytest.raises(GrammarError, match=r"terminal T0: .*not supported"):
+        automaton(pattern)
+
+
+def test_a_broken_pattern_is_named() -> None:
+    with pytest.raises(GrammarError, match=r"terminal T0: '\(a' is not a regular expression"):
+        automaton("(a")
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(0, 0x10FFFF), st.integers(0, 3000), st.integers(0, 0x10FFFF))
+def test_utf8_ranges_hold_exactly_the_code_points(first: int, size: int, probe: int) -> None:
+    last = min(first + size, 0x10FFFF)
+    ranges = list(utf8_ranges(first, last))
+    for code_point in {first, last, (first + last) // 2, probe}:
+        if 0xD800 <= code_point <= 0xDFFF:
+            continue
+        data = chr(code_point).encode()
+        hits = sum(
+            len(spans) == len(data) and all(low <= byte <= high for byte, (low, high) in zip(data, spans, strict=True))
+            for spans in ranges
+        )
+        assert hits == (first <= code_point <= last)
