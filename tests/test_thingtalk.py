@@ -167,6 +167,16 @@ def test_sample_is_seeded(tmp_path: Path) -> None:
     assert len(set(samples[0])) == 10
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_sample_takes_every_program_before_a_second_row_of_one(seed: int) -> None:
+    rows = [{"id": str(n), "target": target, "is_real": n == 5} for n, target in enumerate("AAAABBC")]
+    sample = thingtalk_project._sample(rows, 3, seed)
+    assert sorted(row["target"] for row in sample) == ["A", "B", "C"]
+    assert next(row["id"] for row in sample if row["target"] == "B") == "5"
+    assert sorted(row["target"] for row in thingtalk_project._sample(rows, 5, seed)) == ["A", "A", "B", "B", "C"]
+    assert thingtalk_project._sample(rows, 7, seed) == rows
+
+
 @pytest.mark.parametrize("name", ["catalogue.json.gz", "train.jsonl.gz", "dev.jsonl.gz"])
 @pytest.mark.parametrize(
     "content",
