@@ -1,10 +1,14 @@
-"""The names a language may use, bound to the terminals its grammar declares."""
+"""The names a language may use, bound to the terminals its grammar declares.
+
+An entry may bind names of other terminals: a function its parameters, a parameter its values. They hold in the rest
+of the rule in which the entry stands, and in what that is made of.
+"""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,35 +18,62 @@ from edgedsl.errors import GrammarError
 _DECLARE = re.compile(r"^[ \t]*%declare[ \t]+(.+?)[ \t]*(?://.*)?$", re.MULTILINE)
 _TERMINAL = re.compile(r"[A-Z][A-Z0-9_]*")
 
+Scope = Mapping[str, "Names"]  # terminal name -> its names
+Names = Mapping[str, Scope]  # name -> what it binds; most bind nothing
+
 
 @dataclass(frozen=True)
 class Catalogue:
-    """Terminal name -> the strings it may spell, e.g. ``{"CITY": ["Rome", "Oslo"]}``."""
+    """Terminal name -> the strings it may spell -> what each of them binds.
 
-    terminals: Mapping[str, tuple[str, ...]]
+    ``{"CITY": {"Rome": {}, "Oslo": {}}}``, or with bindings ``{"CALL": {"mail.send": {"PARAMETER": {"to": {}}}}}``.
+    A terminal that is only bound by entries may spell any of their names where no such entry stands.
+    """
+
+    names: Scope
+
+    @classmethod
+    def from_lists(cls, terminals: Mapping[str, Iterable[str]]) -> Catalogue:
+        """A catalogue without bindings."""
+        return cls({terminal: {name: {} for name in names} for terminal, names in terminals.items()})
 
     @classmethod
     def from_file(cls, path: Path) -> Catalogue:
-        """Read catalogue.json: one object of terminal names with non-empty lists of distinct strings.
+        """Read catalogue.json: one object of terminal names.
+
+        A terminal holds a list of distinct names, or an object of names, each with an object of what it binds (the same
+        format again, or empty).
 
         Raises:
             GrammarError: missing or malformed file.
         """
         try:
-            document = json.loads(path.read_text(encoding="utf-8"))
+            document = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_distinct)
         except FileNotFoundError as exc:
             raise GrammarError(
                 f"catalogue '{path}' does not exist", hint="set [project] catalogue; empty for none"
             ) from exc
-        except (OSError, ValueError) as exc:
+        except (OSError, ValueError, RecursionError) as exc:
             raise GrammarError(f"catalogue '{path}' is not JSON: {exc}") from exc
         if not isinstance(document, dict):
             raise GrammarError(f"catalogue '{path}' holds a {type(document).__name__}, expected an object of lists")
-        return cls({name: _entries(path, name, entries) for name, entries in document.items()})
+        return cls(_scope(f"catalogue '{path}'", document))
 
-    def to_dict(self) -> dict[str, list[str]]:
+    @property
+    def terminals(self) -> dict[str, tuple[str, ...]]:
+        """Every name of each terminal, wherever it is bound, in the order of the file."""
+        found: dict[str, dict[str, None]] = {}
+        _collect(self.names, found)
+        return {terminal: tuple(names) for terminal, names in found.items()}
+
+    @property
+    def is_scoped(self) -> bool:
+        """Whether any entry binds names."""
+        return any(scope for names in self.names.values() for scope in names.values())
+
+    def to_dict(self) -> dict[str, Any]:
         """Plain data for catalogue.json."""
-        return {name: list(entries) for name, entries in self.terminals.items()}
+        return _plain(self.names)
 
 
 def bind(source: str, catalogue: Catalogue | None) -> str:
@@ -51,7 +82,7 @@ def bind(source: str, catalogue: Catalogue | None) -> str:
     Raises:
         GrammarError: a declared terminal is not in the catalogue, or an entry is bound to nothing.
     """
-    terminals = dict(catalogue.terminals) if catalogue else {}
+    terminals = catalogue.terminals if catalogue else {}
     declared: list[str] = [name for match in _DECLARE.finditer(source) for name in match[1].split()]
     missing = [name for name in declared if name not in terminals]
     if missing:
@@ -65,21 +96,51 @@ def bind(source: str, catalogue: Catalogue | None) -> str:
             f"the catalogue has {', '.join(unused)}, which the grammar does not declare",
             hint=f"add '%declare {unused[0]}' to the grammar, or remove the entry",
         )
-    return _DECLARE.sub(
-        lambda match: "\n".join(_definition(name, terminals[name]) for name in match[1].split()), source
-    )
+    return _DECLARE.sub(lambda match: "\n".join(definition(name, terminals[name]) for name in match[1].split()), source)
 
 
-def _definition(name: str, entries: tuple[str, ...]) -> str:
-    return f"{name}: " + " | ".join(json.dumps(entry, ensure_ascii=False) for entry in entries)
+def definition(terminal: str, names: Iterable[str]) -> str:
+    """The terminal as an alternation of fixed strings, in Lark."""
+    return f"{terminal}: " + " | ".join(json.dumps(name, ensure_ascii=False) for name in names)
 
 
-def _entries(path: Path, name: str, entries: Any) -> tuple[str, ...]:
-    if not _TERMINAL.fullmatch(name):
-        raise GrammarError(f"catalogue '{path}': {name!r} is not a terminal name (upper case, digits, _)")
-    if not isinstance(entries, list) or not entries or not all(isinstance(e, str) and e for e in entries):
-        raise GrammarError(f"catalogue '{path}': {name} must be a non-empty list of non-empty strings")
-    if len(set(entries)) != len(entries):
-        twice = next(e for e in entries if entries.count(e) > 1)
-        raise GrammarError(f"catalogue '{path}': {name} holds {twice!r} twice")
-    return tuple(entries)
+def _scope(where: str, document: dict[str, Any]) -> Scope:
+    return {terminal: _names(where, terminal, entries) for terminal, entries in document.items()}
+
+
+def _names(where: str, terminal: str, entries: Any) -> Names:
+    if not _TERMINAL.fullmatch(terminal):
+        raise GrammarError(f"{where}: {terminal!r} is not a terminal name (upper case, digits, _)")
+    if not isinstance(entries, list | dict) or not entries or not all(isinstance(e, str) and e for e in entries):
+        raise GrammarError(f"{where}: {terminal} must be a non-empty list of non-empty strings, or an object of them")
+    if isinstance(entries, list):
+        if len(set(entries)) != len(entries):
+            twice = next(e for e in entries if entries.count(e) > 1)
+            raise GrammarError(f"{where}: {terminal} holds {twice!r} twice")
+        return {name: {} for name in entries}
+    for name, bound in entries.items():
+        if not isinstance(bound, dict):
+            raise GrammarError(f"{where}: {terminal} {name!r} holds {bound!r}, expected an object of what it binds")
+    return {name: _scope(f"{where}: {terminal} {name!r}", bound) for name, bound in entries.items()}
+
+
+def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    document = dict(pairs)
+    if len(document) != len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"{next(key for key in keys if keys.count(key) > 1)!r} stands twice in one object")
+    return document
+
+
+def _collect(scope: Scope, found: dict[str, dict[str, None]]) -> None:
+    for terminal, names in scope.items():
+        for name, bound in names.items():
+            found.setdefault(terminal, {})[name] = None
+            _collect(bound, found)
+
+
+def _plain(scope: Scope) -> dict[str, Any]:
+    return {
+        terminal: {name: _plain(bound) for name, bound in names.items()} if any(names.values()) else list(names)
+        for terminal, names in scope.items()
+    }

@@ -17,7 +17,7 @@ from edgedsl.runtime.engine import Engine
 
 
 def tiny_grammar() -> Grammar:
-    catalogue = Catalogue({name: tuple(entries) for name, entries in CATALOGUE.items()})
+    catalogue = Catalogue.from_lists(CATALOGUE)
     return Grammar(bind(GRAMMAR, catalogue), name="grammar.lark")
 
 

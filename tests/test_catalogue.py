@@ -59,17 +59,17 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 
 def test_bind_defines_each_declared_terminal() -> None:
     source = 'start: "go" CITY DAY\n  %declare CITY   DAY // names\nNUM: /[0-9]+/\n'
-    bound = bind(source, Catalogue({"CITY": ("Rome", 'a"b\\'), "DAY": ("mon",)}))
+    bound = bind(source, Catalogue.from_lists({"CITY": ("Rome", 'a"b\\'), "DAY": ("mon",)}))
     assert bound == 'start: "go" CITY DAY\nCITY: "Rome" | "a\\"b\\\\"\nDAY: "mon"\nNUM: /[0-9]+/\n'
 
 
 def test_a_grammar_without_declarations_needs_no_catalogue() -> None:
     source = 'start: "a"\n// %declare is only mentioned here\n'
     assert bind(source, None) == source
-    assert bind(source, Catalogue({})) == source
+    assert bind(source, Catalogue.from_lists({})) == source
 
 
-@pytest.mark.parametrize("catalogue", [None, Catalogue({}), Catalogue({"A": ("x",)})])
+@pytest.mark.parametrize("catalogue", [None, Catalogue.from_lists({}), Catalogue.from_lists({"A": ("x",)})])
 def test_a_declared_terminal_without_entries_is_an_error(catalogue: Catalogue | None) -> None:
     with pytest.raises(GrammarError, match="declares B, which the catalogue does not have") as info:
         bind("start: A B\n%declare A B\n" if catalogue and catalogue.terminals else "start: B\n%declare B\n", catalogue)
@@ -78,7 +78,7 @@ def test_a_declared_terminal_without_entries_is_an_error(catalogue: Catalogue | 
 
 def test_entries_bound_to_nothing_are_an_error() -> None:
     with pytest.raises(GrammarError, match="has EXTRA, which the grammar does not declare") as info:
-        bind("start: A\n%declare A\n", Catalogue({"A": ("x",), "EXTRA": ("y",)}))
+        bind("start: A\n%declare A\n", Catalogue.from_lists({"A": ("x",), "EXTRA": ("y",)}))
     assert "%declare EXTRA" in info.value.hint
 
 
@@ -88,7 +88,7 @@ entries = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, ma
 
 @given(names=st.lists(entries, min_size=1, max_size=5, unique=True))
 def test_a_bound_terminal_spells_exactly_its_entries(names: list[str]) -> None:
-    grammar = Grammar(bind('start: "<" NAME ">"\n%declare NAME\n', Catalogue({"NAME": tuple(names)})))
+    grammar = Grammar(bind('start: "<" NAME ">"\n%declare NAME\n', Catalogue.from_lists({"NAME": tuple(names)})))
     for name in names:
         assert grammar.accepts(f"<{name}>")
     assert not grammar.accepts("<>")

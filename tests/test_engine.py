@@ -32,7 +32,7 @@ from edgedsl.training.batches import encode
 
 TOKENIZER = tiny_tokenizer()
 EOS, BOS = TOKENIZER.token_id(EOS_TOKEN), TOKENIZER.token_id(BOS_TOKEN)
-LANGUAGE = Grammar(bind(GRAMMAR, Catalogue({name: tuple(entries) for name, entries in CATALOGUE.items()})))
+LANGUAGE = Grammar(bind(GRAMMAR, Catalogue.from_lists(CATALOGUE)))
 SPEECH = Grammar('start: "say \\"" TEXT "\\""\nTEXT: /[^"\\n]+/')
 
 

@@ -21,7 +21,7 @@ from edgedsl.grammar import CompiledGrammar, Grammar, Matcher, apply_bitmask
 TOKENIZER = tiny_tokenizer()
 (END,) = TOKENIZER.end_token_ids(tiny_template())
 
-ROOMS = bind(GRAMMAR, Catalogue({name: tuple(entries) for name, entries in CATALOGUE.items()}))
+ROOMS = bind(GRAMMAR, Catalogue.from_lists(CATALOGUE))
 GRAMMARS = {
     "rooms": ROOMS,
     "brackets": 'start: "(" start* ")"\n',
@@ -343,7 +343,7 @@ def test_random_programs_of_the_sample_language_parse() -> None:
     language = files("edgedsl.grammars")
     catalogue = json.loads(language.joinpath("flow.catalogue.json").read_text(encoding="utf-8"))
     source = language.joinpath("flow.lark").read_text(encoding="utf-8")
-    bound = bind(source, Catalogue({name: tuple(entries) for name, entries in catalogue.items()}))
+    bound = bind(source, Catalogue.from_lists(catalogue))
     grammar = Grammar(bound, name="flow").compile(TOKENIZER, [END])
     finished = 0
     for seed in range(5000):

@@ -73,7 +73,7 @@ def random_program(first: Any, rng: random.Random, max_bytes: int = 300) -> str 
 def grammar() -> Grammar:
     text = GRAMMARS.joinpath("thingtalk.lark").read_text("utf-8")
     names = json.loads(GRAMMARS.joinpath("thingtalk.catalogue.json").read_text("utf-8"))
-    return Grammar(bind(text, Catalogue({name: tuple(entries) for name, entries in names.items()})))
+    return Grammar(bind(text, Catalogue.from_lists(names)))
 
 
 @pytest.fixture(scope="module")
@@ -138,7 +138,7 @@ def test_project_folder(tmp_path: Path) -> None:
     thingtalk_project.write_project(source, tmp_path / "project", None, 0)
     project = tmp_path / "project"
     assert [row["target"] for row in read(project / "data" / "train.jsonl")] == good
-    assert set(read(project / "data" / "train.jsonl")[0]) == {"id", "prompt", "target", "group"}
+    assert set(read(project / "data" / "train.jsonl")[0]) == {"id", "prompt", "target", "group", "is_real"}
     assert read(project / "data" / "dev.jsonl")[0]["target_in_train"] is False
     (rejected,) = read(project / "data" / "rejected.jsonl")
     assert rejected["part"] == "train"

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from itertools import count
 from typing import Any, NamedTuple
 
@@ -24,19 +24,21 @@ Item = tuple[str, tuple[str, ...], int]  # left side, right side, symbols of it 
 class Stack:
     """A stack of LR states that shares its lower part with other stacks."""
 
-    __slots__ = ("_above", "below", "endings", "state")
+    __slots__ = ("_above", "below", "endings", "environment", "state")
 
-    def __init__(self, state: int, below: Stack | None) -> None:
+    def __init__(self, state: int, below: Stack | None, environment: int = 0) -> None:
         self.state = state
         self.below = below
+        self.environment = environment  # which catalogue names hold above; see edgedsl.grammar.scopes
         self.endings: dict[str, Ending] = {}  # the cheapest one by each measure, once known
-        self._above: dict[int, Stack] = {}
+        self._above: dict[tuple[int, int], Stack] = {}
 
-    def push(self, state: int) -> Stack:
-        """The stack with one more state; the same object for the same state."""
-        if state not in self._above:
-            self._above[state] = Stack(state, self)
-        return self._above[state]
+    def push(self, state: int, environment: int) -> Stack:
+        """The stack with one more state; the same object for the same state and environment."""
+        key = (state, environment)
+        if key not in self._above:
+            self._above[key] = Stack(state, self, environment)
+        return self._above[key]
 
     def pop(self, count: int) -> Stack:
         """The stack without its ``count`` upper states."""
@@ -85,15 +87,22 @@ class Tables:
         """Terminals that the lexer looks for in a state."""
         return frozenset(name for name in self._actions[state] if name in self.terminals)
 
-    def shift(self, stack: Stack, terminal: str) -> Stack | None:
-        """The stack after one more terminal; None where it cannot come."""
+    def shift(self, stack: Stack, terminal: str, enter: Callable[[int], int] | None = None) -> Stack | None:
+        """The stack after one more terminal; None where it cannot come.
+
+        Args:
+            stack: before it.
+            terminal: its name.
+            enter: the environment behind it, from the one before it.
+        """
         while True:
             action = self._actions[stack.state].get(terminal)
             if action is None:
                 return None
             kind, argument = action
             if kind is Shift:
-                return stack.push(argument)
+                environment = stack.environment
+                return stack.push(argument, enter(environment) if enter else environment)
             stack = self._goto(stack.pop(len(argument.expansion)), argument.origin.name)
 
     def is_complete(self, stack: Stack) -> bool:
@@ -109,7 +118,7 @@ class Tables:
         return True
 
     def _goto(self, stack: Stack, nonterminal: str) -> Stack:
-        return stack.push(self._actions[stack.state][nonterminal][1])
+        return stack.push(self._actions[stack.state][nonterminal][1], stack.environment)
 
     def _kernel_items(self) -> dict[int, set[Item]]:
         """Walk the tables from the start state, and move each item's dot with the symbols."""

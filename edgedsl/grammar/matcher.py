@@ -21,6 +21,7 @@ from edgedsl.catalogue import Catalogue, bind
 from edgedsl.errors import GenerationError, GrammarError, RequestError
 from edgedsl.grammar.planner import Planner
 from edgedsl.grammar.position import Automaton
+from edgedsl.grammar.scoped import specialise, violation
 from edgedsl.grammar.vocabulary import Vocabulary
 from edgedsl.tokenizer import Tokenizer
 
@@ -30,9 +31,10 @@ START = "start"
 class Grammar:
     """A Lark grammar with its catalogue bound, checked to be LALR(1) with the start rule ``start``."""
 
-    def __init__(self, source: str, *, name: str = "grammar") -> None:
+    def __init__(self, source: str, *, name: str = "grammar", catalogue: Catalogue | None = None) -> None:
         self.source = source
         self.name = name
+        self.catalogue = catalogue if catalogue and catalogue.is_scoped else None
         try:
             self.lark = Lark(source, parser="lalr", lexer="contextual", start=START)
         except (LarkError, RecursionError) as exc:
@@ -40,7 +42,8 @@ class Grammar:
                 f"grammar '{name}' does not compile: {_first_lines(exc)}", hint="see the Lark grammar reference"
             ) from exc
         try:
-            self._compiled: str = llguidance.grammar_from("lark", source)
+            scoped = specialise(source, self.lark, self.catalogue, START) if self.catalogue else source
+            self._compiled: str = llguidance.grammar_from("lark", scoped)
             error = llguidance.LLMatcher.validate_grammar(self._compiled, None)
         except ValueError as exc:
             error = str(exc)
@@ -63,7 +66,7 @@ class Grammar:
         except (OSError, UnicodeDecodeError) as exc:
             raise GrammarError(f"grammar '{lark_path}' cannot be read: {exc}") from exc
         catalogue = Catalogue.from_file(catalogue_path) if catalogue_path else None
-        return cls(bind(text, catalogue), name=lark_path.name)
+        return cls(bind(text, catalogue), name=lark_path.name, catalogue=catalogue)
 
     def parse(self, text: str) -> Any:
         """The Lark tree of a program.
@@ -72,15 +75,21 @@ class Grammar:
             GrammarError: the text is not a program of the language; line, column and the text around it are named.
         """
         try:
-            return self.lark.parse(text)
+            tree = self.lark.parse(text)
         except UnexpectedInput as exc:
             raise GrammarError(f"'{text[:80]}' does not parse under '{self.name}': {_where(text, exc)}") from exc
+        found = violation(tree, self.catalogue) if self.catalogue else None
+        if found:
+            terminal, name, owner = found
+            who = f"'{owner}' has" if owner else "there is"
+            raise GrammarError(f"'{text[:80]}' does not fit the catalogue: {who} no {terminal} '{name}' here")
+        return tree
 
     def accepts(self, text: str) -> bool:
         """Whether the text is a whole program."""
         try:
-            self.lark.parse(text)
-        except UnexpectedInput:
+            self.parse(text)
+        except GrammarError:
             return False
         return True
 
@@ -148,7 +157,7 @@ class CompiledGrammar:
         def is_program(token_ids: list[int]) -> bool:
             return self.matcher().accepts([*token_ids, end])
 
-        return Planner(Automaton(self.grammar.lark, START), Vocabulary(token_bytes), is_program)
+        return Planner(Automaton(self.grammar.lark, START, self.grammar.catalogue), Vocabulary(token_bytes), is_program)
 
     def check_budget(self, max_tokens: int) -> None:
         """Refuse a budget that no program fits into.

@@ -35,10 +35,12 @@ class Planner:
         self.automaton = automaton
         self.vocabulary = vocabulary
         self._rests: dict[tuple[int, int], tuple[int, bytes] | None] = {}
-        self._pattern = {name: number for number, name in enumerate(automaton.names)}
-        spellings = {name: self._rest(automaton.terminal_start(name), self._pattern[name]) for name in automaton.names}
+        spellings = {name: self._cheapest(automaton.patterns_of(name), automaton) for name in automaton.terminals}
         tokens = {name: spelling[0] if spelling else math.inf for name, spelling in spellings.items()}
-        fewest = {n: automaton.dfa.min_bytes(automaton.terminal_start(n), self._pattern[n]) for n in automaton.names}
+        fewest = {
+            name: min(automaton.dfa.min_bytes(automaton.pattern_start(n), n) for n in automaton.patterns_of(name))
+            for name in automaton.terminals
+        }
         self._costs = Costs(automaton.tables, "tokens", tokens)
         self._byte_costs = Costs(automaton.tables, "bytes", fewest)
         self._separators = [
@@ -69,7 +71,7 @@ class Planner:
             (
                 dfa.min_bytes(position.lexeme, pattern) + self._costs.missing(after)
                 for pattern in dfa.patterns[position.lexeme]
-                if (after := self._after(position.stack, pattern)) is not None
+                if (after := self.automaton.after(position.stack, pattern)) is not None
             ),
             default=math.inf,
         )
@@ -143,7 +145,7 @@ class Planner:
             (
                 dfa.min_bytes(position.lexeme, pattern) + self._byte_costs.missing(after)
                 for pattern in dfa.patterns[position.lexeme]
-                if (after := self._after(position.stack, pattern)) is not None
+                if (after := self.automaton.after(position.stack, pattern)) is not None
             ),
             default=math.inf,
         )
@@ -155,14 +157,14 @@ class Planner:
             yield self._costs.missing(stack), b"", stack
             return
         for pattern in automaton.dfa.patterns[position.lexeme]:
-            after = self._after(stack, pattern)
+            after = automaton.after(stack, pattern)
             rest = None if after is None else self._rest(position.lexeme, pattern)
             if rest is not None and after is not None:
                 yield rest[0] + self._costs.missing(after), rest[1], after
 
-    def _after(self, stack: Stack, pattern: int) -> Stack | None:
-        name = self.automaton.names[pattern]
-        return stack if name in self.automaton.ignored else self.automaton.tables.shift(stack, name)
+    def _cheapest(self, patterns: list[int], automaton: Automaton) -> tuple[int, bytes] | None:
+        rests = (self._rest(automaton.pattern_start(pattern), pattern) for pattern in patterns)
+        return min((rest for rest in rests if rest is not None), default=None)
 
     def _rest(self, state: int, pattern: int) -> tuple[int, bytes] | None:
         """The fewest tokens from a lexer state to a match of the pattern: their number and bytes."""
@@ -207,20 +209,35 @@ class Planner:
             closed = automaton.close(reached.stack, reached.lexeme)
             if closed is None:
                 return None
-            spelling = self._rest(automaton.lexer_start(closed.state), self._pattern[name])
-            if spelling is None:
+            found = self._next_lexeme(closed, name)
+            if found is None:
                 return None
-            moved = self._join(reached, spelling[1], closed, name)
+            moved = self._join(reached, *found)
             if moved is None:
                 return None
             piece, reached = moved
             text += piece
         return bytes(text) if automaton.is_complete(reached) else None
 
-    def _join(self, position: Position, spelling: bytes, closed: Stack, name: str) -> tuple[bytes, Position] | None:
+    def _next_lexeme(self, stack: Stack, terminal: str) -> tuple[bytes, Stack] | None:
+        """The cheapest spelling of a terminal here, and the stack after it."""
+        automaton = self.automaton
+        start = automaton.lexer_start(stack)
+        options = [
+            (rest, after)
+            for pattern in automaton.patterns_of(terminal)
+            if pattern in automaton.dfa.patterns[start]
+            and (rest := self._rest(start, pattern)) is not None
+            and (after := automaton.after(stack, pattern)) is not None
+        ]
+        if not options:
+            return None
+        (_, spelling), after = min(options, key=lambda option: option[0])
+        return spelling, after
+
+    def _join(self, position: Position, spelling: bytes, wanted: Stack) -> tuple[bytes, Position] | None:
         """Append a lexeme, with something ignored before it where it would run into the one before."""
         automaton = self.automaton
-        wanted = automaton.tables.shift(closed, name)
         for separator in (b"", *self._separators):
             reached = automaton.advance(position, separator + spelling)
             if reached is not None and automaton.close(reached.stack, reached.lexeme) is wanted:

@@ -5,13 +5,18 @@ This repeats what Lark's contextual lexer and LALR parser do, but on prefixes, a
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple
 
 from lark import Lark
 from lark.lexer import PatternStr, TerminalDef
 
+from edgedsl.catalogue import Catalogue
 from edgedsl.grammar.lalr import Stack, Tables
 from edgedsl.grammar.regex import Dfa, Nfa
+from edgedsl.grammar.scopes import Scopes
 
 EMPTY = -1
 
@@ -24,27 +29,48 @@ class Position:
     lexeme: int = EMPTY
 
 
+class Pattern(NamedTuple):
+    """A terminal, or some of the names that a catalogue terminal may spell, with the scope they open."""
+
+    terminal: str
+    scope: int
+    start: int
+
+
 class Automaton:
     """A grammar as a machine over bytes.
 
     Args:
         lark: compiled with ``parser="lalr"`` and ``lexer="contextual"``.
         start: its start rule.
+        catalogue: what its declared terminals may spell.
 
     Raises:
         GrammarError: a terminal that no finite automaton can match.
     """
 
-    def __init__(self, lark: Lark, start: str) -> None:
+    def __init__(self, lark: Lark, start: str, catalogue: Catalogue | None = None) -> None:
         self.tables = Tables(lark, start)
         self.ignored = frozenset(lark.ignore_tokens)
-        self._terminals = [t for t in lark.terminals if t.name in self.tables.terminals | self.ignored]
-        self._terminals.sort(key=_preference)
-        self.names = [terminal.name for terminal in self._terminals]
+        self._scopes = Scopes(catalogue)
         self._nfa = Nfa()
-        self._starts = {t.name: self._nfa.add(t.pattern.to_regexp(), t.name) for t in self._terminals}
+        self.patterns: list[Pattern] = []  # in the order in which Lark prefers them
+        self._by_table: dict[tuple[str, str], list[int]] = {}
+        self._by_terminal: dict[str, list[int]] = {}
+        for terminal in sorted(lark.terminals, key=_preference):
+            if terminal.name in self.tables.terminals | self.ignored:
+                self._add(terminal)
         self.dfa = Dfa(self._nfa)
-        self._lexer_starts: dict[int, int] = {}
+        self._lexer_starts: dict[tuple[int, int], int] = {}
+
+    @property
+    def terminals(self) -> list[str]:
+        """Names of the terminals, those it ignores too."""
+        return list(self._by_terminal)
+
+    def patterns_of(self, terminal: str) -> list[int]:
+        """Numbers of a terminal's patterns."""
+        return self._by_terminal[terminal]
 
     def start(self) -> Position:
         """Before the first byte."""
@@ -72,19 +98,47 @@ class Automaton:
         accepted = self.dfa.accepts[lexeme]
         if not accepted:
             return None
-        name = self.names[accepted[0]]  # patterns are numbered by preference
-        return stack if name in self.ignored else self.tables.shift(stack, name)
+        return self.after(stack, accepted[0])
 
-    def lexer_start(self, state: int) -> int:
-        """The lexer's state before a lexeme in an LR state."""
-        if state not in self._lexer_starts:
-            names = self.tables.allowed(state) | self.ignored
-            self._lexer_starts[state] = self.dfa.start(self._starts[name] for name in names)
-        return self._lexer_starts[state]
+    def after(self, stack: Stack, pattern: int) -> Stack | None:
+        """The stack after a lexeme of one pattern; None where it cannot come."""
+        terminal, scope, _ = self.patterns[pattern]
+        if terminal in self.ignored:
+            return stack
+        return self.tables.shift(stack, terminal, partial(self._scopes.enter, scope=scope) if scope else None)
 
-    def terminal_start(self, name: str) -> int:
-        """The lexer's state before a lexeme of one terminal."""
-        return self.dfa.start([self._starts[name]])
+    def lexer_start(self, stack: Stack) -> int:
+        """The lexer's state before a lexeme."""
+        key = (stack.state, stack.environment)
+        if key not in self._lexer_starts:
+            terminals = self.tables.allowed(stack.state) | self.ignored
+            numbers = (n for t in terminals for n in self._allowed(t, stack.environment))
+            self._lexer_starts[key] = self.dfa.start(self.patterns[n].start for n in numbers)
+        return self._lexer_starts[key]
+
+    def pattern_start(self, pattern: int) -> int:
+        """The lexer's state before a lexeme of one pattern only."""
+        return self.dfa.start([self.patterns[pattern].start])
+
+    def _allowed(self, terminal: str, environment: int) -> list[int]:
+        if terminal not in self._scopes.terminals:
+            return self._by_terminal[terminal]
+        return self._by_table[self._scopes.key(environment, terminal)]
+
+    def _add(self, terminal: TerminalDef) -> None:
+        tables = [key for key in self._scopes.tables if key[0] == terminal.name]
+        if not tables:
+            self._add_pattern(terminal.name, terminal.pattern.to_regexp(), 0)
+        for key in tables:
+            self._by_table[key] = [
+                self._add_pattern(terminal.name, "|".join(map(re.escape, group.names)), group.scope)
+                for group in self._scopes.tables[key]
+            ]
+
+    def _add_pattern(self, terminal: str, regex: str, scope: int) -> int:
+        self.patterns.append(Pattern(terminal, scope, self._nfa.add(regex, terminal)))
+        self._by_terminal.setdefault(terminal, []).append(len(self.patterns) - 1)
+        return len(self.patterns) - 1
 
     def step(self, position: tuple[Stack, int], byte: int) -> tuple[Stack, int] | None:
         """One byte further; positions as plain pairs, since this runs for every byte of every token."""
@@ -97,7 +151,7 @@ class Automaton:
             if closed is None:
                 return None
             stack = closed
-        begun = self.dfa.step(self.lexer_start(stack.state), byte)
+        begun = self.dfa.step(self.lexer_start(stack), byte)
         return (stack, begun) if begun >= 0 else None
 
 

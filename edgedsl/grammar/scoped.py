@@ -1,0 +1,206 @@
+"""A grammar in which a catalogue entry restricts what may follow it, as a larger grammar without such conditions.
+
+``call: FUNCTION "(" arguments ")"`` becomes one alternative for each group of functions that bind the same names, with
+copies of ``arguments`` in which only those names stand. llguidance reads the result.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from lark import Lark
+from lark.grammar import Rule, Symbol
+from lark.lexer import PatternStr, TerminalDef
+
+from edgedsl.catalogue import Catalogue, Names, Scope, definition
+
+_NAMED_TERMINAL = re.compile(r"^_?[A-Z][A-Z0-9_]*(\.-?\d+)?[ \t]*:")
+_STATEMENT = re.compile(r"^(?=[^\s|/])", re.MULTILINE)
+
+
+class Group:
+    """Names of one terminal that bind the same."""
+
+    def __init__(self, names: tuple[str, ...], scope: Scope) -> None:
+        self.names = names
+        self.scope = scope
+
+
+def groups(names: Names) -> list[Group]:
+    """The names, grouped by what they bind."""
+    found: dict[str, list[str]] = {}
+    for name, scope in names.items():
+        found.setdefault(identity(scope), []).append(name)
+    return [Group(tuple(members), names[members[0]]) for members in found.values()]
+
+
+def identity(scope: Scope) -> str:
+    """Equal for equal scopes."""
+    return json.dumps(scope, sort_keys=True)
+
+
+def specialise(source: str, lark: Lark, catalogue: Catalogue, start: str) -> str:
+    """The bound Lark text ``source`` with one copy of each rule for each scope in which it is used.
+
+    Args:
+        source: Lark text whose terminals are all defined.
+        lark: the same text, compiled.
+        catalogue: with bindings.
+        start: start rule.
+    """
+    return _Writer(source, lark, catalogue).write(start)
+
+
+class _Writer:
+    def __init__(self, source: str, lark: Lark, catalogue: Catalogue) -> None:
+        self._source = source
+        self._rules: dict[str, list[Rule]] = {}
+        for rule in lark.rules:
+            self._rules.setdefault(rule.origin.name, []).append(rule)
+        self._terminals = {terminal.name: terminal for terminal in lark.terminals}
+        self._catalogue = catalogue
+        self._bound = frozenset(_bound_terminals(catalogue.names))
+        self._reached = self._reach()
+        self._names: dict[tuple[str, str], str] = {}
+        self._todo: list[tuple[str, dict[str, Names]]] = []
+        self._definitions: dict[tuple[str, str], str] = {}
+
+    def write(self, start: str) -> str:
+        first = self._rule(start, {})
+        lines = [f"start: {first}"]
+        while self._todo:
+            name, environment = self._todo.pop()
+            written = self._names[name, self._key(name, environment)]
+            alternatives = [text for rule in self._rules[name] for text in self._alternatives(rule, environment)]
+            lines.append(f"{written}: " + " | ".join(alternatives))
+        return "\n".join([*lines, *self._named_terminals(), *self._definitions.values()]) + "\n"
+
+    def _reach(self) -> dict[str, frozenset[str]]:
+        """The bound terminals that each rule may come to."""
+        reached: dict[str, set[str]] = {name: set() for name in self._rules}
+        is_changing = True
+        while is_changing:
+            is_changing = False
+            for name, rules in self._rules.items():
+                symbols = {symbol.name for rule in rules for symbol in rule.expansion}
+                found = symbols & self._bound
+                found |= {terminal for symbol in symbols & set(self._rules) for terminal in reached[symbol]}
+                if not found <= reached[name]:
+                    reached[name] |= found
+                    is_changing = True
+        return {name: frozenset(found) for name, found in reached.items()}
+
+    def _key(self, name: str, environment: Mapping[str, Names]) -> str:
+        return identity({t: names for t, names in environment.items() if t in self._reached[name]})
+
+    def _rule(self, name: str, environment: Mapping[str, Names]) -> str:
+        """The name of a rule's copy for an environment; unwritten ones are put on the list."""
+        key = (name, self._key(name, environment))
+        if key not in self._names:
+            self._names[key] = f"r{len(self._names)}_{re.sub('[^a-z0-9_]', '_', name.lower())}"
+            self._todo.append((name, {t: n for t, n in environment.items() if t in self._reached[name]}))
+        return self._names[key]
+
+    def _alternatives(self, rule: Rule, environment: dict[str, Names]) -> Iterator[str]:
+        for parts in self._expand(rule.expansion, environment):
+            yield " ".join(parts) or '""'
+
+    def _expand(self, symbols: Sequence[Symbol], environment: Mapping[str, Names]) -> Iterator[list[str]]:
+        if not symbols:
+            yield []
+            return
+        head, rest = symbols[0], symbols[1:]
+        if head.name in self._rules:
+            for parts in self._expand(rest, environment):
+                yield [self._rule(head.name, environment), *parts]
+            return
+        names = environment.get(head.name, self._catalogue.names.get(head.name))
+        if names is None or head.name not in self._bound | self._owners():
+            for parts in self._expand(rest, environment):
+                yield [self._terminal(self._terminals[head.name]), *parts]
+            return
+        for group in groups(names):
+            inside = {**environment, **group.scope}
+            for parts in self._expand(rest, inside):
+                yield [self._names_of(head.name, group.names), *parts]
+
+    def _owners(self) -> frozenset[str]:
+        return frozenset(_owner_terminals(self._catalogue.names))
+
+    def _names_of(self, terminal: str, names: tuple[str, ...]) -> str:
+        key = (terminal, json.dumps(names))
+        if key not in self._definitions:
+            self._definitions[key] = definition(f"{terminal}__{len(self._definitions)}", names)
+        return self._definitions[key].split(":", 1)[0]
+
+    def _terminal(self, terminal: TerminalDef) -> str:
+        if terminal.name in self._named:
+            return str(terminal.name)
+        if isinstance(terminal.pattern, PatternStr):
+            flags = "i" if "i" in terminal.pattern.flags else ""
+            return json.dumps(terminal.pattern.value, ensure_ascii=False) + flags
+        return f"/{terminal.pattern.value}/" + "".join(sorted(terminal.pattern.flags))
+
+    @property
+    def _named(self) -> frozenset[str]:
+        return frozenset(statement.split(":", 1)[0].split(".")[0].strip() for statement in self._named_terminals())
+
+    def _named_terminals(self) -> list[str]:
+        """Definitions of terminals and directives, word by word as the source has them."""
+        statements = [statement.rstrip() for statement in _STATEMENT.split(self._source)]
+        return [s for s in statements if _NAMED_TERMINAL.match(s) or s.startswith(("%ignore", "%import"))]
+
+
+def _bound_terminals(scope: Scope, depth: int = 0) -> Iterator[str]:
+    """Terminals that some entry binds."""
+    for terminal, names in scope.items():
+        if depth:
+            yield terminal
+        for bound in names.values():
+            yield from _bound_terminals(bound, depth + 1)
+
+
+def _owner_terminals(scope: Scope) -> Iterator[str]:
+    """Terminals with an entry that binds something."""
+    for terminal, names in scope.items():
+        for bound in names.values():
+            if bound:
+                yield terminal
+                yield from _owner_terminals(bound)
+
+
+def violation(tree: Any, catalogue: Catalogue) -> tuple[str, str, str] | None:
+    """The first name that stands where it is not bound.
+
+    Args:
+        tree: Lark's parse of a program.
+        catalogue: with bindings.
+
+    Returns:
+        Terminal, name, and the entry in whose scope it stands (empty outside any); None where all is well.
+    """
+    return _check(tree, {}, catalogue)
+
+
+def _check(
+    tree: Any, environment: Mapping[str, tuple[str, Names]], catalogue: Catalogue
+) -> tuple[str, str, str] | None:
+    for child in tree.children:
+        if hasattr(child, "children"):
+            found = _check(child, environment, catalogue)
+            if found:
+                return found
+            continue
+        if child is None:
+            continue
+        terminal, name = child.type, str(child)
+        owner, names = environment.get(terminal, ("", catalogue.names.get(terminal)))
+        if names is not None and name not in names:
+            return terminal, name, owner
+        if names is not None:
+            bound = names.get(name, {})
+            environment = {**environment, **{inner: (name, inside) for inner, inside in bound.items()}}
+    return None
