@@ -78,7 +78,7 @@ def write_project(data_dir: Path, output: Path, max_rows: int | None, seed: int)
     _check(output, max_rows)
     terminals = _read_terminals(data_dir / "catalogue.json.gz")
     grammar_text = resources.files("edgedsl.grammars").joinpath("thingtalk.lark").read_text(encoding="utf-8")
-    catalogue = Catalogue.from_lists(terminals)
+    catalogue = Catalogue.from_dict(terminals)
     grammar = Grammar(bind(grammar_text, catalogue), name="thingtalk", catalogue=catalogue)
     train, rejected_train = _split(_sample(read_rows(data_dir / "train.jsonl.gz"), max_rows, seed), grammar, "train")
     dev, rejected_dev = _split(read_rows(data_dir / "dev.jsonl.gz"), grammar, "dev")
@@ -91,23 +91,37 @@ def write_project(data_dir: Path, output: Path, max_rows: int | None, seed: int)
         _write_rows(folder / "data" / "rejected.jsonl", rejected_train + rejected_dev)
 
 
-def catalogue_terminals(classes: Mapping[str, Any]) -> dict[str, list[str]]:
-    """The terminals that thingtalk.lark declares, from device classes.
+def catalogue_terminals(classes: Mapping[str, Any]) -> dict[str, Any]:
+    """The terminals that thingtalk.lark declares, from device classes; a function binds its own inputs.
 
     Args:
-        classes: device -> {"functions": {name -> {"params": [[direction, name, type] or name, ...]}}}.
+        classes: device -> {"functions": {name -> {"params": [[direction, name, type] or name, ...]}}}. Names without a
+            direction were seen in programs only; such a function's inputs are not known, and it may take any.
     """
     functions = {(device, name) for device, entry in classes.items() for name in entry["functions"]}
     parameters = [p for entry in classes.values() for f in entry["functions"].values() for p in f["params"]]
+    inputs = {p if isinstance(p, str) else p[1] for p in parameters if isinstance(p, str) or p[0].startswith("in")}
     types = [p[2] for p in parameters if not isinstance(p, str)]
     return {
-        "FUNCTION": sorted(f"{device}.{name}" for device, name in functions),
-        "DEVICE": sorted({device for device, _ in functions}),
+        "FUNCTION": {f"{device}.{name}": _binding(classes[device], name) for device, name in sorted(functions)},
+        "DEVICE": {
+            device: {"METHOD": {name: _binding(entry, name) for name in sorted(entry["functions"])}}
+            for device, entry in sorted(classes.items())
+            if entry["functions"]
+        },
         "METHOD": sorted({name for _, name in functions}),
+        "ARGUMENT": sorted(inputs | set(_BUILTIN_PARAMETERS.split())),
         "PARAMETER": sorted({p if isinstance(p, str) else p[1] for p in parameters} | set(_BUILTIN_PARAMETERS.split())),
         "ENUM": sorted(_inside(_ENUM, types) | set(_BUILTIN_ENUMS.split())),
         "ENTITY_TYPE": sorted(_inside(_ENTITY, types) | set(_BUILTIN_ENTITY_TYPES.split())),
     }
+
+
+def _binding(entry: Mapping[str, Any], function: str) -> dict[str, list[str]]:
+    source = entry["functions"][function]
+    if source.get("from_programs"):
+        return {}
+    return {"ARGUMENT": sorted(p[1] for p in source["params"] if not isinstance(p, str) and p[0].startswith("in"))}
 
 
 def read_rows(path: Path) -> list[Row]:
@@ -148,7 +162,7 @@ def _check(output: Path, max_rows: int | None) -> None:
         raise DataError(f"'{output}' exists and is not empty", hint="name a new folder, or remove it first")
 
 
-def _read_terminals(path: Path) -> dict[str, list[str]]:
+def _read_terminals(path: Path) -> dict[str, Any]:
     try:
         with gzip.open(path, "rt", encoding="utf-8") as file:
             return catalogue_terminals(json.load(file))

@@ -38,11 +38,20 @@ class Catalogue:
         return cls({terminal: {name: {} for name in names} for terminal, names in terminals.items()})
 
     @classmethod
+    def from_dict(cls, document: dict[str, Any], where: str = "catalogue") -> Catalogue:
+        """A catalogue in the format of catalogue.json.
+
+        Raises:
+            GrammarError: not in that format; ``where`` begins the message.
+        """
+        return cls(_scope(where, document))
+
+    @classmethod
     def from_file(cls, path: Path) -> Catalogue:
         """Read catalogue.json: one object of terminal names.
 
-        A terminal holds a list of distinct names, or an object of names, each with an object of what it binds (the same
-        format again, or empty).
+        A terminal holds a list of distinct names, or an object of names, each with an object of what it binds: the same
+        format again, in which a list may be empty.
 
         Raises:
             GrammarError: missing or malformed file.
@@ -57,7 +66,7 @@ class Catalogue:
             raise GrammarError(f"catalogue '{path}' is not JSON: {exc}") from exc
         if not isinstance(document, dict):
             raise GrammarError(f"catalogue '{path}' holds a {type(document).__name__}, expected an object of lists")
-        return cls(_scope(f"catalogue '{path}'", document))
+        return cls.from_dict(document, f"catalogue '{path}'")
 
     @property
     def terminals(self) -> dict[str, tuple[str, ...]]:
@@ -104,14 +113,16 @@ def definition(terminal: str, names: Iterable[str]) -> str:
     return f"{terminal}: " + " | ".join(json.dumps(name, ensure_ascii=False) for name in names)
 
 
-def _scope(where: str, document: dict[str, Any]) -> Scope:
-    return {terminal: _names(where, terminal, entries) for terminal, entries in document.items()}
+def _scope(where: str, document: dict[str, Any], *, is_inner: bool = False) -> Scope:
+    return {terminal: _names(where, terminal, entries, is_inner) for terminal, entries in document.items()}
 
 
-def _names(where: str, terminal: str, entries: Any) -> Names:
+def _names(where: str, terminal: str, entries: Any, is_inner: bool) -> Names:
+    """Names of one terminal. Only an entry may bind none: a function without parameters."""
     if not _TERMINAL.fullmatch(terminal):
         raise GrammarError(f"{where}: {terminal!r} is not a terminal name (upper case, digits, _)")
-    if not isinstance(entries, list | dict) or not entries or not all(isinstance(e, str) and e for e in entries):
+    is_filled = isinstance(entries, list | dict) and bool(entries or is_inner)
+    if not is_filled or not all(isinstance(e, str) and e for e in entries):
         raise GrammarError(f"{where}: {terminal} must be a non-empty list of non-empty strings, or an object of them")
     if isinstance(entries, list):
         if len(set(entries)) != len(entries):
@@ -121,7 +132,7 @@ def _names(where: str, terminal: str, entries: Any) -> Names:
     for name, bound in entries.items():
         if not isinstance(bound, dict):
             raise GrammarError(f"{where}: {terminal} {name!r} holds {bound!r}, expected an object of what it binds")
-    return {name: _scope(f"{where}: {terminal} {name!r}", bound) for name, bound in entries.items()}
+    return {n: _scope(f"{where}: {terminal} {n!r}", bound, is_inner=True) for n, bound in entries.items()}
 
 
 def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -203,7 +203,11 @@ def test_a_walk_meets_every_token_whose_prefixes_live(alive: set[bytes]) -> None
     def step(state: bytes, byte: int) -> bytes | None:
         return state + bytes([byte]) if state + bytes([byte]) in alive else None
 
+    def live(state: bytes) -> list[int]:
+        return sorted({word[len(state)] for word in alive if word.startswith(state) and word != state})
+
     found = list(vocabulary.walk(b"", step))
+    assert list(vocabulary.walk(b"", step, live)) == found
     expected = [i for i, w in enumerate(WORDS) if w and all(w[:n] in alive for n in range(1, len(w) + 1))]
     assert sorted(i for i, _ in found) == expected
     assert all(state == WORDS[i] for i, state in found)

@@ -32,7 +32,8 @@ CATALOGUE: dict[str, Any] = {
         "lamp": {"PARAMETER": {"mode": {"LEVEL": ["dim", "full"]}, "room": {}}},
         "lamp.off": {"PARAMETER": ["room"]},
         "heat": {"PARAMETER": {"mode": {"LEVEL": ["eco"]}, "to": {}}},
-        "stop": {},
+        "stop": {"PARAMETER": []},
+        "wait": {},
     },
     "LEVEL": ["any"],
 }
@@ -45,12 +46,13 @@ GOOD = [
     "heat(to=any)",
     "lamp(mode=dim, room=heat(mode=eco)); lamp.off(room=any)",
     "lamp(room=heat(to=lamp(mode=full)), mode=dim)",
-    "stop(to=1)",  # it binds nothing: any parameter may stand
+    "wait(to=1)",  # it says nothing of parameters: any may stand
 ]
 BAD = [
     ("lamp(to=1)", "'lamp' has no PARAMETER 'to'"),
     ("lamp.off(mode=dim)", "'lamp.off' has no PARAMETER 'mode'"),
     ("heat(mode=dim)", "'mode' has no LEVEL 'dim'"),
+    ("stop(to=1)", "'stop' has no PARAMETER 'to'"),
     ("lamp(mode=any)", "'mode' has no LEVEL 'any'"),
     ("lamp(room=heat(mode=eco), to=1)", "'lamp' has no PARAMETER 'to'"),
 ]
@@ -98,7 +100,7 @@ def steps(compiled: CompiledGrammar, text: str) -> bool:
 
 
 def test_three_readers_agree_on_every_call(grammar: Grammar, compiled: CompiledGrammar) -> None:
-    functions, parameters = ["lamp", "lamp.off", "heat", "stop"], ["mode", "room", "to"]
+    functions, parameters = ["lamp", "lamp.off", "heat", "stop", "wait"], ["mode", "room", "to"]
     values = ["dim", "full", "eco", "any", "7", "stop()"]
     texts = [f"{f}({p}={v})" for f, p, v in itertools.product(functions, parameters, values)]
     verdicts = [grammar.accepts(text) for text in texts]
@@ -138,7 +140,7 @@ def test_written_and_read_alike(tmp_path: Path) -> None:
     assert Catalogue.from_file(again) == catalogue
     assert catalogue.is_scoped
     assert catalogue.terminals == {
-        "FUNCTION": ("lamp", "lamp.off", "heat", "stop"),
+        "FUNCTION": ("lamp", "lamp.off", "heat", "stop", "wait"),
         "PARAMETER": ("mode", "room", "to"),
         "LEVEL": ("dim", "full", "eco", "any"),
     }
@@ -149,7 +151,7 @@ def test_written_and_read_alike(tmp_path: Path) -> None:
     [
         ('{"A": {}}', "A must be a non-empty list"),
         ('{"A": {"x": []}}', r"A 'x' holds \[\], expected an object"),
-        ('{"A": {"x": {"B": []}}}', "A 'x': B must be a non-empty list"),
+        ('{"A": {"x": {"B": ["y", ""]}}}', "A 'x': B must be a non-empty list"),
         ('{"A": {"x": {"b": ["y"]}}}', "A 'x': 'b' is not a terminal name"),
         ('{"A": {"x": {}, "x": {}}}', "'x' stands twice in one object"),
         ('{"A": ["x"], "A": ["y"]}', "'A' stands twice in one object"),

@@ -39,7 +39,7 @@ def load(path: Path) -> Grammar:
 
 
 def matcher(grammar: Grammar) -> Any:
-    return llguidance.LLMatcher(BYTES, llguidance.grammar_from("lark", grammar.source))
+    return llguidance.LLMatcher(BYTES, llguidance.grammar_from("lark", grammar.decoding_source))
 
 
 def walk(first: Any, text: str) -> str:
@@ -73,7 +73,8 @@ def random_program(first: Any, rng: random.Random, max_bytes: int = 300) -> str 
 def grammar() -> Grammar:
     text = GRAMMARS.joinpath("thingtalk.lark").read_text("utf-8")
     names = json.loads(GRAMMARS.joinpath("thingtalk.catalogue.json").read_text("utf-8"))
-    return Grammar(bind(text, Catalogue.from_lists(names)))
+    catalogue = Catalogue.from_dict(names)
+    return Grammar(bind(text, catalogue), catalogue=catalogue)
 
 
 @pytest.fixture(scope="module")
@@ -149,8 +150,8 @@ def test_project_folder(tmp_path: Path) -> None:
 
 def test_catalogue_terminals_come_from_the_classes() -> None:
     terminals = thingtalk_project.catalogue_terminals(CLASSES)
-    assert terminals["FUNCTION"] == ["com.bakery.bread", "com.bakery.mill", "com.bakery.order"]
-    assert terminals["DEVICE"] == ["com.bakery"]
+    assert list(terminals["FUNCTION"]) == ["com.bakery.bread", "com.bakery.mill", "com.bakery.order"]
+    assert list(terminals["DEVICE"]["com.bakery"]["METHOD"]) == ["bread", "mill", "order"]
     assert {"price", "kind", "flour", "mills"} <= set(terminals["PARAMETER"])
     assert {"rye", "oat"} <= set(terminals["ENUM"])
     assert "com.bakery:mill" in terminals["ENTITY_TYPE"]

@@ -42,8 +42,9 @@ class Grammar:
                 f"grammar '{name}' does not compile: {_first_lines(exc)}", hint="see the Lark grammar reference"
             ) from exc
         try:
-            scoped = specialise(source, self.lark, self.catalogue, START) if self.catalogue else source
-            self._compiled: str = llguidance.grammar_from("lark", scoped)
+            # What llguidance reads: the same language, with the catalogue's scopes written out as rules.
+            self.decoding_source = specialise(source, self.lark, self.catalogue, START) if self.catalogue else source
+            self._compiled: str = llguidance.grammar_from("lark", self.decoding_source)
             error = llguidance.LLMatcher.validate_grammar(self._compiled, None)
         except ValueError as exc:
             error = str(exc)

@@ -35,7 +35,10 @@ class Planner:
         self.automaton = automaton
         self.vocabulary = vocabulary
         self._rests: dict[tuple[int, int], tuple[int, bytes] | None] = {}
-        spellings = {name: self._cheapest(automaton.patterns_of(name), automaton) for name in automaton.terminals}
+        spellings = {
+            name: self._find_rest(automaton.terminal_start(name), automaton.patterns_of(name))
+            for name in automaton.terminals
+        }
         tokens = {name: spelling[0] if spelling else math.inf for name, spelling in spellings.items()}
         fewest = {
             name: min(automaton.dfa.min_bytes(automaton.pattern_start(n), n) for n in automaton.patterns_of(name))
@@ -162,39 +165,38 @@ class Planner:
             if rest is not None and after is not None:
                 yield rest[0] + self._costs.missing(after), rest[1], after
 
-    def _cheapest(self, patterns: list[int], automaton: Automaton) -> tuple[int, bytes] | None:
-        rests = (self._rest(automaton.pattern_start(pattern), pattern) for pattern in patterns)
-        return min((rest for rest in rests if rest is not None), default=None)
-
     def _rest(self, state: int, pattern: int) -> tuple[int, bytes] | None:
         """The fewest tokens from a lexer state to a match of the pattern: their number and bytes."""
         key = (state, pattern)
         if key not in self._rests:
-            self._rests[key] = self._find_rest(state, pattern)
+            self._rests[key] = self._find_rest(state, [pattern])
         return self._rests[key]
 
-    def _find_rest(self, start: int, pattern: int) -> tuple[int, bytes] | None:
+    def _find_rest(self, start: int, patterns: list[int]) -> tuple[int, bytes] | None:
         """Best-first over tokens. Estimated by the bytes that are left, so not always the fewest, but soon found."""
-        dfa, vocabulary = self.automaton.dfa, self.vocabulary
+        dfa, vocabulary, wanted = self.automaton.dfa, self.vocabulary, frozenset(patterns)
 
         def step(state: int, byte: int) -> int | None:
             target = dfa.step(state, byte)
-            return target if target >= 0 and pattern in dfa.patterns[target] else None
+            return target if target >= 0 and not wanted.isdisjoint(dfa.patterns[target]) else None
 
-        if dfa.accepts[start][:1] == (pattern,):
+        def is_match(state: int) -> bool:
+            return bool(dfa.accepts[state]) and dfa.accepts[state][0] in wanted
+
+        if is_match(start):
             return 0, b""
         heap: list[tuple[float, int, bytes, int]] = [(0.0, 0, b"", start)]
         seen = {start}
         while heap:
             _, count, text, state = heapq.heappop(heap)
-            for token_id, target in vocabulary.walk(state, step):
+            for token_id, target in vocabulary.walk(state, step, dfa.few_bytes):
                 if target in seen:
                     continue
                 spelled = text + vocabulary.token_bytes[token_id]
-                if dfa.accepts[target][:1] == (pattern,):
+                if is_match(target):
                     return count + 1, spelled
                 seen.add(target)
-                rest = dfa.min_bytes(target, pattern) / _BYTES_PER_TOKEN
+                rest = min(dfa.min_bytes(target, p) for p in wanted & dfa.patterns[target]) / _BYTES_PER_TOKEN
                 heapq.heappush(heap, (count + 1 + rest, count + 1, spelled, target))
         return None
 

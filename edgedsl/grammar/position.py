@@ -116,6 +116,10 @@ class Automaton:
             self._lexer_starts[key] = self.dfa.start(self.patterns[n].start for n in numbers)
         return self._lexer_starts[key]
 
+    def terminal_start(self, terminal: str) -> int:
+        """The lexer's state before a lexeme of one terminal, whatever may be bound."""
+        return self.dfa.start(self.patterns[n].start for n in self._by_terminal[terminal])
+
     def pattern_start(self, pattern: int) -> int:
         """The lexer's state before a lexeme of one pattern only."""
         return self.dfa.start([self.patterns[pattern].start])

@@ -176,6 +176,11 @@ class Dfa:
             moves = self._moves[state] = (single, wide)
         return moves
 
+    def few_bytes(self, state: int) -> list[int] | None:
+        """The bytes that lead on; None where ranges make them many."""
+        single, wide = self._moves_of(state)
+        return None if wide else sorted(single)
+
     def min_bytes(self, state: int, pattern: int) -> float:
         """The fewest bytes to a match of the pattern, whatever else matches there too."""
         distances, owner = self._distances, self._nfa.owner

@@ -56,27 +56,33 @@ def specialise(source: str, lark: Lark, catalogue: Catalogue, start: str) -> str
 
 class _Writer:
     def __init__(self, source: str, lark: Lark, catalogue: Catalogue) -> None:
-        self._source = source
+        statements = [statement.rstrip() for statement in _STATEMENT.split(source)]
+        self._verbatim = [s for s in statements if _NAMED_TERMINAL.match(s) or s.startswith(("%ignore", "%import"))]
+        self._named = frozenset(statement.split(":", 1)[0].split(".")[0].strip() for statement in self._verbatim)
         self._rules: dict[str, list[Rule]] = {}
         for rule in lark.rules:
             self._rules.setdefault(rule.origin.name, []).append(rule)
         self._terminals = {terminal.name: terminal for terminal in lark.terminals}
         self._catalogue = catalogue
         self._bound = frozenset(_bound_terminals(catalogue.names))
+        self._scoped = self._bound | frozenset(_owner_terminals(catalogue.names))
         self._reached = self._reach()
         self._names: dict[tuple[str, str], str] = {}
         self._todo: list[tuple[str, dict[str, Names]]] = []
         self._definitions: dict[tuple[str, str], str] = {}
 
     def write(self, start: str) -> str:
-        first = self._rule(start, {})
-        lines = [f"start: {first}"]
+        rules = {"start": [[self._rule(start, {})]]}
         while self._todo:
             name, environment = self._todo.pop()
             written = self._names[name, self._key(name, environment)]
-            alternatives = [text for rule in self._rules[name] for text in self._alternatives(rule, environment)]
-            lines.append(f"{written}: " + " | ".join(alternatives))
-        return "\n".join([*lines, *self._named_terminals(), *self._definitions.values()]) + "\n"
+            rules[written] = [parts for r in self._rules[name] for parts in self._expand(r.expansion, environment)]
+        lines = [
+            f"{name}: " + " | ".join(" ".join(parts) or '""' for parts in alternatives)
+            for name, alternatives in _productive(rules).items()
+        ]
+        # Terminals with a name and directives stay word by word as the source has them.
+        return "\n".join([*lines, *self._verbatim, *self._definitions.values()]) + "\n"
 
     def _reach(self) -> dict[str, frozenset[str]]:
         """The bound terminals that each rule may come to."""
@@ -104,10 +110,6 @@ class _Writer:
             self._todo.append((name, {t: n for t, n in environment.items() if t in self._reached[name]}))
         return self._names[key]
 
-    def _alternatives(self, rule: Rule, environment: dict[str, Names]) -> Iterator[str]:
-        for parts in self._expand(rule.expansion, environment):
-            yield " ".join(parts) or '""'
-
     def _expand(self, symbols: Sequence[Symbol], environment: Mapping[str, Names]) -> Iterator[list[str]]:
         if not symbols:
             yield []
@@ -118,7 +120,7 @@ class _Writer:
                 yield [self._rule(head.name, environment), *parts]
             return
         names = environment.get(head.name, self._catalogue.names.get(head.name))
-        if names is None or head.name not in self._bound | self._owners():
+        if names is None or head.name not in self._scoped:
             for parts in self._expand(rest, environment):
                 yield [self._terminal(self._terminals[head.name]), *parts]
             return
@@ -126,9 +128,6 @@ class _Writer:
             inside = {**environment, **group.scope}
             for parts in self._expand(rest, inside):
                 yield [self._names_of(head.name, group.names), *parts]
-
-    def _owners(self) -> frozenset[str]:
-        return frozenset(_owner_terminals(self._catalogue.names))
 
     def _names_of(self, terminal: str, names: tuple[str, ...]) -> str:
         key = (terminal, json.dumps(names))
@@ -144,14 +143,19 @@ class _Writer:
             return json.dumps(terminal.pattern.value, ensure_ascii=False) + flags
         return f"/{terminal.pattern.value}/" + "".join(sorted(terminal.pattern.flags))
 
-    @property
-    def _named(self) -> frozenset[str]:
-        return frozenset(statement.split(":", 1)[0].split(".")[0].strip() for statement in self._named_terminals())
 
-    def _named_terminals(self) -> list[str]:
-        """Definitions of terminals and directives, word by word as the source has them."""
-        statements = [statement.rstrip() for statement in _STATEMENT.split(self._source)]
-        return [s for s in statements if _NAMED_TERMINAL.match(s) or s.startswith(("%ignore", "%import"))]
+def _productive(rules: dict[str, list[list[str]]]) -> dict[str, list[list[str]]]:
+    """The rules without alternatives that lead nowhere: where an entry binds no name, none can be spelt."""
+    good: set[str] = set()
+
+    def leads_on(parts: list[str]) -> bool:
+        return all(part in good or part not in rules for part in parts)
+
+    num_good = -1
+    while num_good < len(good):
+        num_good = len(good)
+        good |= {name for name, alternatives in rules.items() if any(map(leads_on, alternatives))}
+    return {name: list(filter(leads_on, alternatives)) for name, alternatives in rules.items() if name in good}
 
 
 def _bound_terminals(scope: Scope, depth: int = 0) -> Iterator[str]:

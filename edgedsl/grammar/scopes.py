@@ -64,7 +64,7 @@ class Scopes:
             if terminal in owners_and_bound:
                 self._add_table(terminal, names)
         for terminal in owners_and_bound:
-            everything: Names = catalogue.names.get(terminal) or {n: {} for n in catalogue.terminals[terminal]}
+            everything: Names = catalogue.names.get(terminal) or {n: {} for n in catalogue.terminals.get(terminal, ())}
             self.outside[terminal] = identity(everything)
             self._add_table(terminal, everything)
 

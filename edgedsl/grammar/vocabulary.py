@@ -23,29 +23,55 @@ class Vocabulary:
         self.longest = max(map(len, self._bytes), default=0)
         self.token_bytes = list(token_bytes)
 
-    def walk(self, start: State, step: Callable[[State, int], State | None]) -> Iterator[tuple[int, State]]:
-        """Every token whose bytes ``step`` takes from ``start``, in the order of the bytes, with the state it leads to.
+    def walk(
+        self,
+        start: State,
+        step: Callable[[State, int], State | None],
+        live: Callable[[State], Sequence[int] | None] | None = None,
+    ) -> Iterator[tuple[int, State]]:
+        """Every token whose bytes ``step`` takes from ``start``, with the state it leads to.
 
-        A byte that fails skips all tokens with the same beginning.
+        Args:
+            start: first state.
+            step: the state after one more byte; None where it is refused, and with it all tokens of that beginning.
+            live: the bytes that may be taken in a state, where they are few; a catalogue leaves a handful of 256.
         """
-        path: list[State] = [start]  # path[n]: the state after the first n bytes of `previous`
-        previous = b""
-        index = 0
-        while index < len(self._sorted):
-            data, token_id = self._sorted[index]
-            depth = _common(previous, data, len(path) - 1)
-            del path[depth + 1 :]
-            for byte in data[depth:]:
-                state = step(path[-1], byte)
-                if state is None:
-                    break
-                path.append(state)
-            previous = data
-            if len(path) == len(data) + 1:
-                yield token_id, path[-1]
-                index += 1
-            else:
-                index = self._after_prefix(data[: len(path)], index)
+        waiting: list[tuple[State, int, int, int]] = [(start, 0, len(self._bytes), 0)] if self._bytes else []
+        while waiting:
+            state, low, high, depth = waiting.pop()
+            if len(self._bytes[low]) == depth:
+                yield self._sorted[low][1], state
+                low += 1
+            if low == high:
+                continue
+            few = live(state) if live else None
+            parts = self._parts(low, high, depth) if few is None else self._parts_of(few, low, high, depth)
+            reached = [
+                (target, first, last, depth + 1)
+                for byte, first, last in parts
+                if (target := step(state, byte)) is not None
+            ]
+            waiting += reversed(reached)
+
+    def _parts(self, low: int, high: int, depth: int) -> Iterator[tuple[int, int, int]]:
+        """Tokens of one beginning by their next byte: the byte and where its tokens begin and end."""
+        while low < high:
+            byte = self._bytes[low][depth]
+            after = self._end(low, high, depth, byte)
+            yield byte, low, after
+            low = after
+
+    def _parts_of(self, few: Sequence[int], low: int, high: int, depth: int) -> Iterator[tuple[int, int, int]]:
+        prefix = self._bytes[low][:depth]
+        for byte in few:
+            first = bisect_left(self._bytes, prefix + bytes([byte]), low, high)
+            if first < high and self._bytes[first][depth] == byte:
+                yield byte, first, self._end(first, high, depth, byte)
+
+    def _end(self, low: int, high: int, depth: int, byte: int) -> int:
+        if self._bytes[high - 1][depth] == byte:
+            return high
+        return bisect_left(self._bytes, self._bytes[low][:depth] + bytes([byte + 1]), low, high)
 
     def segment(self, data: bytes) -> list[int] | None:
         """The fewest tokens that spell the bytes; None where none do."""
@@ -65,19 +91,3 @@ class Vocabulary:
             tokens.append(self._ids[data[end - size : end]])
             end -= size
         return tokens[::-1]
-
-    def _after_prefix(self, prefix: bytes, index: int) -> int:
-        """The first token behind all that begin with ``prefix``."""
-        while prefix and prefix[-1] == 0xFF:
-            prefix = prefix[:-1]
-        if not prefix:
-            return len(self._bytes)
-        return bisect_left(self._bytes, prefix[:-1] + bytes([prefix[-1] + 1]), index)
-
-
-def _common(one: bytes, other: bytes, most: int) -> int:
-    """Length of the common beginning, at most ``most``."""
-    size = min(most, len(one), len(other))
-    if one[:size] == other[:size]:
-        return size
-    return next(i for i in range(size) if one[i] != other[i])
