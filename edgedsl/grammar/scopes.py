@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -29,7 +30,7 @@ class Scopes:
         self._scopes: list[Scope] = [{}]
         self._numbers: dict[str, int] = {identity({}): 0}
         self._environments: list[dict[str, str]] = [{}]
-        self._environment_numbers: dict[str, int] = {identity({}): OUTSIDE}
+        self._environment_numbers: dict[str, int] = {"{}": OUTSIDE}
         self._entered: dict[tuple[int, int], int] = {}
         self.tables: dict[tuple[str, str], list[NameGroup]] = {}  # (terminal, identity of its names) -> groups
         self.outside: dict[str, str] = {}
@@ -44,8 +45,9 @@ class Scopes:
         key = (environment, scope)
         if key not in self._entered:
             bound = {terminal: identity(names) for terminal, names in self._scopes[scope].items()}
-            merged = {**self._environments[environment], **bound}
-            self._entered[key] = self._environment_numbers.setdefault(identity(merged), len(self._environments))
+            merged = self._environments[environment] | bound
+            name = json.dumps(merged, sort_keys=True)
+            self._entered[key] = self._environment_numbers.setdefault(name, len(self._environments))
             if self._entered[key] == len(self._environments):
                 self._environments.append(merged)
         return self._entered[key]
