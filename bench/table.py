@@ -18,7 +18,7 @@ from edgedsl.errors import DataError, EdgeDSLError
 from edgedsl.evaluation.record import RESULT_SCHEMA
 
 START, END = "<!-- bench:start -->", "<!-- bench:end -->"
-KINDS = ("quality", "latency")
+KINDS = ("quality", "budget", "latency")
 CAPTION = ("model", "grammar", "cpu", "command")
 _NAME = re.compile(r"[a-z0-9.-]+_[a-z0-9.-]+_\d{6}\.json")
 _TITLES = {

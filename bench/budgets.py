@@ -1,0 +1,108 @@
+"""What is left of a program when the budget is too small: steered to an end, beside cut off as others do it.
+
+Run ``python -m edgedsl.bench.budgets --bundle BUNDLE --pairs PAIRS --num-rows N --output FILE``. A budget is a share of
+the reference's number of tokens, and never below the grammar's shortest program.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import json
+import math
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from edgedsl import atomic
+from edgedsl.data.pairs import Pair, read_pairs, spread
+from edgedsl.errors import EdgeDSLError
+from edgedsl.evaluation.metrics import exact_match, parse_rate
+from edgedsl.evaluation.progress import track
+from edgedsl.evaluation.record import busy_caveat, describe, load_average
+from edgedsl.runtime.engine import Engine
+from edgedsl.runtime.sampling import SamplingParams
+
+SHARES = (1.0, 0.75, 0.5, 0.25)
+MAX_TOKENS = 256
+
+
+@dataclass(frozen=True)
+class Budgeted:
+    """One answer: with its budget known to the decoder, and the unlimited answer cut off at the budget."""
+
+    target: str
+    budget: int
+    steered: str
+    num_tokens: int
+    cut: str
+
+
+def measure(engine: Engine, pairs: Sequence[Pair], shares: Sequence[float] = SHARES) -> list[dict[str, Any]]:
+    """Rows of the result table, one per share, greedy."""
+    rows: dict[float, list[Budgeted]] = {share: [] for share in shares}
+    for pair in track(pairs, "at every budget"):
+        whole = engine.generate(pair.prompt, SamplingParams(max_tokens=MAX_TOKENS))
+        reference = len(engine.tokenizer.encode_plain(pair.target))
+        for share in shares:
+            budget = max(engine.compiled.planner.min_tokens, math.ceil(share * reference))
+            steered = engine.generate(pair.prompt, SamplingParams(max_tokens=budget))
+            cut = engine.tokenizer.decode(whole.token_ids[:budget])
+            rows[share].append(Budgeted(pair.target, budget, steered.text, len(steered.token_ids), cut))
+    return [_row(engine, share, answers) for share, answers in rows.items()]
+
+
+def similarity(one: str, other: str) -> float:
+    """Share of characters that two texts have in common, in order (Ratcliff and Obershelp)."""
+    return difflib.SequenceMatcher(None, one, other, autojunk=False).ratio()
+
+
+def _row(engine: Engine, share: float, answers: Sequence[Budgeted]) -> dict[str, Any]:
+    targets, steered, cut = ([getattr(a, name) for a in answers] for name in ("target", "steered", "cut"))
+    return {
+        "budget": f"{share:.0%} of the reference",
+        "rows": len(answers),
+        "parse_rate": parse_rate(steered, engine.grammar),
+        "over_budget": sum(answer.num_tokens > answer.budget for answer in answers),
+        "exact_match": exact_match(steered, targets),
+        "similarity": round(sum(map(similarity, steered, targets)) / len(answers), 4),
+        "cut_parse_rate": parse_rate(cut, engine.grammar),
+        "cut_exact_match": exact_match(cut, targets),
+        "cut_similarity": round(sum(map(similarity, cut, targets)) / len(answers), 4),
+    }
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Command line; returns the exit code."""
+    parser = argparse.ArgumentParser(description="Measure programs at budgets below what they need.")
+    parser.add_argument("--bundle", type=Path, required=True, help="bundle folder")
+    parser.add_argument("--pairs", type=Path, required=True, help="pairs to measure")
+    parser.add_argument("--num-rows", type=int, default=None, help="pairs to take, evenly spaced (default: all)")
+    parser.add_argument("--num-threads", type=int, default=0, help="threads of a model call; 0 takes every core")
+    parser.add_argument("--output", type=Path, required=True, help="JSON file to write")
+    options = parser.parse_args(arguments)
+    try:
+        load = load_average()
+        engine = Engine.from_bundle(options.bundle, num_threads=options.num_threads)
+        pairs = spread(read_pairs(options.pairs), options.num_rows)
+        command = f"python -m edgedsl.bench.budgets --pairs {options.pairs.name} --num-rows {len(pairs)}"
+        record = {
+            **describe(engine, options.bundle, command),
+            "kind": "budget",
+            "title": f"Programs of {engine.name} below the budget they need",
+            "caveats": busy_caveat(load),
+            "load_average": load,
+            "rows": measure(engine, pairs),
+        }
+        atomic.write_json(options.output, record)
+    except EdgeDSLError as error:
+        print(f"error: {error}" + (f"\nhint: {error.hint}" if error.hint else ""), file=sys.stderr)
+        return error.exit_code
+    print(json.dumps(record["rows"]))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
