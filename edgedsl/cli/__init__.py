@@ -15,6 +15,7 @@ from edgedsl.errors import EdgeDSLError
 # One line each: the group's help must not import the commands.
 COMMANDS = {
     "init": "Write a new project that works as it stands.",
+    "grammar": "Check, sample, draw, explain and fuzz a grammar.",
     "data": "Check the pairs of sentence and program.",
     "train": "Fine-tune the base model on the pairs (LoRA, QLoRA).",
     "export": "Merge, export, quantise, check and write the bundle.",
