@@ -1,0 +1,1 @@
+"""Grammars made from other notations: JSON Schema, tool schemas, regular expressions, GBNF, EBNF."""
