@@ -1,5 +1,6 @@
 """Programs that end inside their budget, against a slow and obviously right reference."""
 
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -211,3 +212,25 @@ def test_a_walk_meets_every_token_whose_prefixes_live(alive: set[bytes]) -> None
     expected = [i for i, w in enumerate(WORDS) if w and all(w[:n] in alive for n in range(1, len(w) + 1))]
     assert sorted(i for i, _ in found) == expected
     assert all(state == WORDS[i] for i, state in found)
+
+
+# Grammars whose terminals overlap: Lark takes the first one in its order that matches, not the longest.
+OVERLAPS = {
+    "wide first": ('start: P "c" | Q "b"\nP: /a(bb)?/\nQ: "ab"', "abc"),
+    "string in regex": ('start: NAME "b" | "ab" "c"\nNAME: /[ab]+/', "abc"),
+    "longer pattern": ('start: A "c" | B\nA: /aa?/\nB: /aa?b/', "abc"),
+    "ignored": ('start: "a" NAME\nNAME: /[ab ]+/\n%ignore " "', "ab "),
+}
+
+
+@pytest.mark.parametrize("name", OVERLAPS)
+def test_what_the_automaton_accepts_lark_accepts(name: str) -> None:
+    """The other way round it may be stricter: it does not go back to a shorter lexeme."""
+    source, alphabet = OVERLAPS[name]
+    grammar = Grammar(source)
+    automaton = Automaton(grammar.lark, "start")
+    texts = ["".join(text) for size in range(1, 6) for text in itertools.product(alphabet, repeat=size)]
+    positions = ((text, automaton.advance(automaton.start(), text.encode())) for text in texts)
+    accepted = [text for text, position in positions if position is not None and automaton.is_complete(position)]
+    assert accepted
+    assert [text for text in accepted if not grammar.accepts(text)] == []

@@ -99,11 +99,10 @@ class Planner:
             is_ending: the decoding engine's opinion of an ending.
         """
         tokens = self.completion(position)
-        if tokens is None:
-            return None
-        if len(tokens) <= budget and is_ending(tokens):
+        if tokens is not None and len(tokens) <= budget and is_ending(tokens):
             return tokens
-        return self.search(position, budget, is_ending) if len(tokens) - budget <= _MAX_EXCESS else None
+        excess = 0 if tokens is None else len(tokens) - budget
+        return self.search(position, budget, is_ending) if excess <= _MAX_EXCESS else None
 
     def search(self, position: Position, budget: int, is_ending: Check) -> list[int] | None:
         """An ending of at most ``budget`` tokens, found by trying tokens; None where none was found.

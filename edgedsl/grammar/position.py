@@ -57,10 +57,11 @@ class Automaton:
         self.patterns: list[Pattern] = []  # in the order in which Lark prefers them
         self._by_table: dict[tuple[str, str], list[int]] = {}
         self._by_terminal: dict[str, list[int]] = {}
-        for terminal in sorted(lark.terminals, key=_preference):
-            if terminal.name in self.tables.terminals | self.ignored:
-                self._add(terminal)
-        self.dfa = Dfa(self._nfa)
+        used = [t for t in lark.terminals if t.name in self.tables.terminals | self.ignored]
+        ranks = _ranks(used)
+        for terminal in sorted(used, key=lambda t: (ranks[t.name], not isinstance(t.pattern, PatternStr))):
+            self._add(terminal)
+        self.dfa = Dfa(self._nfa, [ranks[pattern.terminal] for pattern in self.patterns])
         self._lexer_starts: dict[tuple[int, int], int] = {}
 
     @property
@@ -159,8 +160,21 @@ class Automaton:
         return (stack, begun) if begun >= 0 else None
 
 
-def _preference(terminal: TerminalDef) -> tuple[object, ...]:
-    """Lark's order of terminals that match one text: priority, fixed strings, then the wider and longer pattern."""
-    pattern = terminal.pattern
-    is_regex = not isinstance(pattern, PatternStr)
-    return (-terminal.priority, is_regex, -pattern.max_width, -len(pattern.value), terminal.name)
+def _ranks(terminals: list[TerminalDef]) -> dict[str, int]:
+    """The order in which Lark tries terminals: by priority, then the wider and longer pattern.
+
+    A fixed string that a regular expression of its priority spells has that one's rank: Lark lets the expression match,
+    and then looks whether the text is the string.
+    """
+    order = sorted(terminals, key=lambda t: (-t.priority, -t.pattern.max_width, -len(t.pattern.value), t.name))
+    ranks = {terminal.name: rank for rank, terminal in enumerate(order)}
+    expressions = [(t, re.compile(t.pattern.to_regexp())) for t in order if not isinstance(t.pattern, PatternStr)]
+    for terminal in order:
+        if isinstance(terminal.pattern, PatternStr):
+            covering = [
+                ranks[other.name]
+                for other, expression in expressions
+                if other.priority == terminal.priority and expression.fullmatch(terminal.pattern.value)
+            ]
+            ranks[terminal.name] = min(covering, default=ranks[terminal.name])
+    return ranks

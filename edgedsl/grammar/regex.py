@@ -134,11 +134,17 @@ class _Builder:
 class Dfa:
     """The deterministic automaton of an :class:`Nfa`, built as far as it is walked.
 
-    A state stands for a set of NFA states, so that terminals of one parser state are matched side by side.
+    A state stands for a set of NFA states, so that terminals of one parser state are matched side by side. Like Lark's
+    lexer, it takes the first pattern that matches: once one does, patterns of a higher rank are out.
+
+    Args:
+        nfa: with all of its patterns.
+        ranks: of each pattern; those of one rank go on side by side, and the longest match wins. None: all of one rank.
     """
 
-    def __init__(self, nfa: Nfa) -> None:
+    def __init__(self, nfa: Nfa, ranks: Sequence[int] | None = None) -> None:
         self._nfa = nfa
+        self._ranks = ranks or [0] * len(nfa.final)
         self._sets: list[tuple[int, ...]] = []
         self._ids: dict[tuple[int, ...], int] = {}
         self._next: list[dict[int, int]] = []
@@ -195,7 +201,14 @@ class Dfa:
                     closure.add(target)
                     waiting.append(target)
         # States without moves only pass on; dropping them makes equal states equal.
-        key = tuple(sorted(s for s in closure if self._nfa.moves[s] or s in self._finals))
+        best = min((self._ranks[self._finals[s]] for s in closure if s in self._finals), default=math.inf)
+        key = tuple(
+            sorted(
+                s
+                for s in closure
+                if (self._nfa.moves[s] or s in self._finals) and self._ranks[self._nfa.owner[s]] <= best
+            )
+        )
         if key not in self._ids:
             self._ids[key] = len(self._sets)
             self._sets.append(key)
