@@ -11,6 +11,7 @@ from tiny import EOS_TOKEN, tiny_tokenizer
 
 from edgedsl.errors import GenerationError, GrammarError
 from edgedsl.grammar import BudgetGuard, CompiledGrammar, Grammar, Matcher
+from edgedsl.grammar.fuzz import Generation
 from edgedsl.grammar.position import Automaton
 from edgedsl.grammar.vocabulary import Vocabulary
 
@@ -117,30 +118,11 @@ def guard_after(grammar: CompiledGrammar, prefix: Sequence[int], budget: int) ->
 @given(st.integers(0, 2**32), st.integers(0, 30))
 def test_random_choices_end_inside_the_budget_and_parse(name: str, seed: int, spare: int) -> None:
     grammar = compiled(name)
-    rng = np.random.default_rng(seed)
     budget = grammar.planner.min_tokens + spare
-    token_ids = random_program(grammar, budget, rng)
+    token_ids = Generation(grammar, np.random.default_rng(seed)).program(budget, is_greedy=True)
     text = b"".join(grammar.planner.vocabulary.token_bytes[i] for i in token_ids).decode()
     grammar.grammar.parse(text)
     assert len(token_ids) <= budget
-
-
-def random_program(grammar: CompiledGrammar, budget: int, rng: np.random.Generator) -> list[int]:
-    matcher = grammar.matcher()
-    guard = BudgetGuard(grammar, matcher)
-    token_ids: list[int] = []
-    bitmask = np.zeros(grammar.bitmask_size, np.int32)
-    while not matcher.is_stopped():
-        logits = rng.normal(0, 3, grammar.vocab_size).astype(np.float32)
-        matcher.fill_bitmask(bitmask)
-        guard.mask(logits, bitmask)
-        token_id = guard.choose(logits, lambda row: int(row.argmax()), budget - len(token_ids) - 1)
-        if token_id in grammar.end_token_ids or len(token_ids) == budget:
-            break
-        matcher.consume(token_id)
-        guard.consume(token_id)
-        token_ids.append(token_id)
-    return token_ids
 
 
 def test_the_whole_mask_is_that_of_single_questions() -> None:

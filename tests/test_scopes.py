@@ -15,7 +15,8 @@ from tiny import EOS_TOKEN, tiny_tokenizer
 
 from edgedsl.catalogue import Catalogue
 from edgedsl.errors import GrammarError
-from edgedsl.grammar import BudgetGuard, CompiledGrammar, Grammar
+from edgedsl.grammar import CompiledGrammar, Grammar
+from edgedsl.grammar.fuzz import Generation
 
 SOURCE = """\
 start: call ("; " call)*
@@ -112,22 +113,8 @@ def test_three_readers_agree_on_every_call(grammar: Grammar, compiled: CompiledG
 @settings(max_examples=150, deadline=None)
 @given(seed=st.integers(0, 2**32), spare=st.integers(0, 60))
 def test_random_logits_invent_nothing(compiled: CompiledGrammar, seed: int, spare: int) -> None:
-    rng = np.random.default_rng(seed)
     budget = compiled.planner.min_tokens + spare
-    matcher = compiled.matcher()
-    guard = BudgetGuard(compiled, matcher)
-    bitmask = np.zeros(compiled.bitmask_size, np.int32)
-    token_ids: list[int] = []
-    while not matcher.is_stopped():
-        logits = rng.normal(0, 3, compiled.vocab_size).astype(np.float32)
-        matcher.fill_bitmask(bitmask)
-        guard.mask(logits, bitmask)
-        token_id = guard.choose(logits, lambda row: int(row.argmax()), budget - len(token_ids) - 1)
-        if token_id in compiled.end_token_ids or len(token_ids) == budget:
-            break
-        matcher.consume(token_id)
-        guard.consume(token_id)
-        token_ids.append(token_id)
+    token_ids = Generation(compiled, np.random.default_rng(seed)).program(budget, is_greedy=True)
     text = b"".join(compiled.planner.vocabulary.token_bytes[i] for i in token_ids).decode()
     compiled.grammar.parse(text)
 

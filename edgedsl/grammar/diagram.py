@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -24,7 +25,7 @@ STYLE = (
 )
 
 
-class Piece:
+class Piece(ABC):
     """A part of a diagram; its track enters at the left and leaves at the right, at the same height.
 
     Attributes:
@@ -37,9 +38,9 @@ class Piece:
     up: float
     down: float
 
+    @abstractmethod
     def draw(self, x: float, y: float) -> Iterator[str]:
         """SVG elements; the track enters at (x, y)."""
-        raise NotImplementedError
 
 
 @dataclass
@@ -89,9 +90,6 @@ class Row(Piece):
     """One after the other."""
 
     pieces: Sequence[Piece]
-    width: float = field(init=False)
-    up: float = field(init=False)
-    down: float = field(init=False)
 
     def __post_init__(self) -> None:
         self.width = sum(piece.width for piece in self.pieces) + _GAP * max(0, len(self.pieces) - 1)
@@ -114,9 +112,6 @@ class Choice(Piece):
     """One of several; the first is on the track, the others below."""
 
     pieces: Sequence[Piece]
-    width: float = field(init=False)
-    up: float = field(init=False)
-    down: float = field(init=False)
 
     def __post_init__(self) -> None:
         self.width = max(piece.width for piece in self.pieces) + 4 * _ARC

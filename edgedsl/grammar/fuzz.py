@@ -90,7 +90,7 @@ class Fuzzer:
             GrammarError: the grammar does not compile with these tokens.
         """
         compiled = self.tokens.compile(self.grammar)
-        generation = _Generation(compiled, np.random.default_rng(self.seed))
+        generation = Generation(compiled, np.random.default_rng(self.seed))
         result = FuzzResult(min_budget=compiled.planner.min_tokens)
         for number in range(n):
             budget = result.min_budget + SPARE[number // 2 % len(SPARE)]
@@ -101,7 +101,7 @@ class Fuzzer:
             result.mask_us_p99 = round(float(np.percentile(generation.mask_us, 99)), 1)
         return result
 
-    def _one(self, generation: _Generation, result: FuzzResult, budget: int, *, is_greedy: bool) -> None:
+    def _one(self, generation: Generation, result: FuzzResult, budget: int, *, is_greedy: bool) -> None:
         result.n += 1
         try:
             token_ids = generation.program(budget, is_greedy=is_greedy)
@@ -133,7 +133,9 @@ class Fuzzer:
             self.failures.append(what)
 
 
-class _Generation:
+class Generation:
+    """Programs from random logits, decoded the way an engine decodes a model's."""
+
     def __init__(self, compiled: CompiledGrammar, rng: np.random.Generator) -> None:
         self._compiled = compiled
         self._rng = rng

@@ -53,7 +53,7 @@ class Planner:
         self.min_tokens = self._shortest_program(start, is_program)
 
     def _shortest_program(self, start: Position, is_program: Check) -> int:
-        least = self.bound(start)
+        least = self._costs.missing(start.stack)
         tokens = None if math.isinf(least) else self.ending(start, int(least) + _MAX_EXCESS, is_program)
         if tokens is None:
             raise GrammarError("no program of the grammar can be spelled with the tokens of this tokenizer")
@@ -61,23 +61,9 @@ class Planner:
             tokens = shorter
         return len(tokens)
 
-    def bound(self, position: Position) -> float:
-        """Tokens of the ending that :meth:`completion` spells; infinite where there is none."""
-        return min((cost for cost, _, _ in self._endings(position)), default=math.inf)
-
     def rough_bound(self, position: Position) -> float:
         """Tokens that are enough to end the program: those of what follows, and a token a byte for the begun lexeme."""
-        if position.lexeme == EMPTY:
-            return self._costs.missing(position.stack)
-        dfa = self.automaton.dfa
-        return min(
-            (
-                dfa.min_bytes(position.lexeme, pattern) + self._costs.missing(after)
-                for pattern in dfa.patterns[position.lexeme]
-                if (after := self.automaton.after(position.stack, pattern)) is not None
-            ),
-            default=math.inf,
-        )
+        return self._least(position, self._costs)
 
     def completion(self, position: Position) -> list[int] | None:
         """Tokens of a shortest ending, as far as known; empty where the program may end here, None where it cannot."""
@@ -127,7 +113,7 @@ class Planner:
                     if self.automaton.is_complete(target) and is_ending(ending):
                         return ending
                     seen.add(target)
-                    if self._min_bytes(target) <= left * self.vocabulary.longest:
+                    if self._least(target, self._byte_costs) <= left * self.vocabulary.longest:
                         following.append((target, ending))
             level = following
         return None
@@ -138,14 +124,14 @@ class Planner:
         for token_id, (stack, lexeme) in self.vocabulary.walk((position.stack, position.lexeme), step):
             yield token_id, Position(stack, lexeme)
 
-    def _min_bytes(self, position: Position) -> float:
-        """No ending has fewer bytes."""
+    def _least(self, position: Position, costs: Costs) -> float:
+        """The bytes that the begun lexeme misses, and the cost of what follows."""
         if position.lexeme == EMPTY:
-            return self._byte_costs.missing(position.stack)
+            return costs.missing(position.stack)
         dfa = self.automaton.dfa
         return min(
             (
-                dfa.min_bytes(position.lexeme, pattern) + self._byte_costs.missing(after)
+                dfa.min_bytes(position.lexeme, pattern) + costs.missing(after)
                 for pattern in dfa.patterns[position.lexeme]
                 if (after := self.automaton.after(position.stack, pattern)) is not None
             ),

@@ -35,6 +35,7 @@ class Engine:
         self.decoder = decoder
         self.execution_provider = decoder.execution_provider
         self.compiled = grammar.compile(tokenizer, tokenizer.end_token_ids(template))
+        self.min_tokens = self.compiled.planner.min_tokens  # worked out now: the first request pays nothing
         self.manifest: Manifest | None = None
         self.load_ms = 0.0
         self._bitmask = np.zeros(self.compiled.bitmask_size, np.int32)
@@ -133,7 +134,7 @@ class Engine:
         """A budget that no program fits into is refused before any compute."""
         if constrained:
             self.compiled.check_budget(params.max_tokens)
-        least = self.compiled.planner.min_tokens if constrained else 1
+        least = self.min_tokens if constrained else 1
         context = self.decoder.info.context_length
         if num_prompt_tokens + least > context:
             raise PromptTooLong(
