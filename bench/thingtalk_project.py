@@ -1,8 +1,8 @@
 """The ThingTalk data set as a project folder: pairs, grammar and a catalogue of names.
 
-Run ``python -m edgedsl.bench.thingtalk_project DATA OUT --max-rows N``. Names come from the data set's catalogue of
-device classes and from the published signature of the built-in class, never from the training programs: a program that
-uses another name is a rejected row.
+Run ``python -m edgedsl.bench.thingtalk_project DATA OUT --max-rows N --real-passes M``. Names come from the data set's
+catalogue of device classes and from the published signature of the built-in class, never from the training programs: a
+program that uses another name is a rejected row.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ _BUILTIN_ENUMS = """
 """
 
 
-def write_project(data_dir: Path, output: Path, max_rows: int | None, seed: int) -> None:
+def write_project(data_dir: Path, output: Path, max_rows: int | None, seed: int, real_passes: int = 0) -> None:
     """Write a project folder that ``edgedsl train`` takes: edgedsl.toml, grammar.lark, catalogue.json and data/.
 
     Rows that do not parse under the grammar with its catalogue go to data/rejected.jsonl with the reason.
@@ -69,18 +69,22 @@ def write_project(data_dir: Path, output: Path, max_rows: int | None, seed: int)
         data_dir: folder with catalogue.json.gz, train.jsonl.gz and dev.jsonl.gz.
         output: project folder to create.
         max_rows: training rows to sample, at least 1, spread over the programs; None takes all. Dev is always whole.
+        real_passes: how often each row that people really said stands in train; with 0 they are sampled as the others.
+            Half of dev is such rows, and a thirteenth of train.
         seed: of the sample.
 
     Raises:
         DataError: a file of ``data_dir`` is missing or malformed, ``output`` is in use, or ``max_rows`` is below 1.
         GrammarError: the grammar does not compile with the catalogue.
     """
-    _check(output, max_rows)
+    _check(output, max_rows, real_passes)
     terminals = _read_terminals(data_dir / "catalogue.json.gz")
     grammar_text = resources.files("edgedsl.grammars").joinpath("thingtalk.lark").read_text(encoding="utf-8")
     catalogue = Catalogue.from_dict(terminals)
     grammar = Grammar(bind(grammar_text, catalogue), name="thingtalk", catalogue=catalogue)
-    train, rejected_train = _split(_sample(read_rows(data_dir / "train.jsonl.gz"), max_rows, seed), grammar, "train")
+    train, rejected_train = _split(
+        _sample(read_rows(data_dir / "train.jsonl.gz"), max_rows, seed, real_passes), grammar, "train"
+    )
     dev, rejected_dev = _split(read_rows(data_dir / "dev.jsonl.gz"), grammar, "dev")
     with atomic.staged_directory(output) as folder:
         atomic.write_text(folder / "edgedsl.toml", _CONFIG)
@@ -145,17 +149,22 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("data", type=Path, help="folder with catalogue.json.gz, train.jsonl.gz and dev.jsonl.gz")
     parser.add_argument("output", type=Path, help="project folder to write")
     parser.add_argument("--max-rows", type=int, default=None, help="training rows to sample (default: all)")
+    parser.add_argument("--real-passes", type=int, default=0, help="times that each real row stands in train")
     parser.add_argument("--seed", type=int, default=0, help="seed of the sample")
     options = parser.parse_args(arguments)
     try:
-        write_project(options.data, options.output, options.max_rows, options.seed)
+        write_project(options.data, options.output, options.max_rows, options.seed, options.real_passes)
     except EdgeDSLError as error:
         print(f"error: {error}" + (f"\nhint: {error.hint}" if error.hint else ""), file=sys.stderr)
         return error.exit_code
     return 0
 
 
-def _check(output: Path, max_rows: int | None) -> None:
+def _check(output: Path, max_rows: int | None, real_passes: int) -> None:
+    if real_passes < 0:
+        raise DataError(
+            f"real_passes is {real_passes}, expected at least 0", hint="leave it out to sample real rows too"
+        )
     if max_rows is not None and max_rows < 1:
         raise DataError(f"max_rows is {max_rows}, expected at least 1", hint="leave it out to take all rows")
     if output.exists() and not (output.is_dir() and not any(output.iterdir())):
@@ -185,13 +194,19 @@ def _row(source: Row) -> Row:
     return row
 
 
-def _sample(rows: list[Row], max_rows: int | None, seed: int) -> list[Row]:
+def _sample(rows: list[Row], max_rows: int | None, seed: int, real_passes: int = 0) -> list[Row]:
     """One row of each program, then a second, and so on; of one program, what people really said comes first.
 
     A sixth of the programs have half of the rows, and most rows are paraphrases that workers were asked for.
     """
-    if max_rows is None or max_rows >= len(rows):
-        return rows
+    always = [row for row in rows if row["is_real"]] * real_passes
+    ranked = [row for row in _ranked(rows, seed) if not (real_passes and row["is_real"])]
+    if max_rows is None or max_rows >= len(always) + len(ranked):
+        return always + ranked if real_passes else rows
+    return (always + ranked)[:max_rows]
+
+
+def _ranked(rows: list[Row], seed: int) -> list[Row]:
     shuffled = random.Random(seed).sample(rows, len(rows))
     shuffled.sort(key=lambda row: not row["is_real"])
     num_seen: Counter[str] = Counter()
@@ -200,7 +215,7 @@ def _sample(rows: list[Row], max_rows: int | None, seed: int) -> list[Row]:
         ranked.append((num_seen[row["target"]], row))
         num_seen[row["target"]] += 1
     ranked.sort(key=lambda item: item[0])
-    return [row for _, row in ranked[:max_rows]]
+    return [row for _, row in ranked]
 
 
 def _split(rows: list[Row], grammar: Grammar, part: str) -> tuple[list[Row], list[Row]]:

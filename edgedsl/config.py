@@ -46,6 +46,7 @@ class TrainSection:
     """Fine-tuning."""
 
     output: str = _field("adapter", "Folder of the adapter.")
+    init_adapter: str = _field("", "Adapter to go on from, of the same base model and shape; empty starts a new one.")
     r: int = _field(32, "Rank of the LoRA matrices.", minimum=1)
     lora_alpha: float = _field(64.0, "LoRA scale; the update is multiplied by lora_alpha / r.", minimum=0)
     lora_dropout: float = _field(0.0, "Dropout before the LoRA matrices.", minimum=0)

@@ -14,7 +14,8 @@ from safetensors import safe_open
 from edgedsl.basemodels.model import BaseModel, digest, weight_files, weights_digest
 from edgedsl.config import Config
 from edgedsl.data.project import open_inputs, resolve_base
-from edgedsl.exporters.merge import check_base, load_adapted, read_run
+from edgedsl.exporters.merge import load_adapted
+from edgedsl.training.record import check_base, read_run
 
 SMOKE_LAYERS = 2
 LANGUAGE_FILES = ("tokenizer.json", "prompt.json", "grammar.lark", "catalogue.json")

@@ -27,13 +27,14 @@ from edgedsl.errors import BundleError, EdgeDSLError, ExportError, GateError, Mo
 from edgedsl.exporters import pipeline
 from edgedsl.exporters.attention import fuse_attention, is_fusable
 from edgedsl.exporters.calibration import input_moments
-from edgedsl.exporters.merge import load_adapted, read_run
+from edgedsl.exporters.merge import load_adapted
 from edgedsl.exporters.nf4 import round_trip
 from edgedsl.exporters.optimum import OptimumExporter, rotary_tables
 from edgedsl.exporters.parity import compare
 from edgedsl.exporters.pipeline import export
 from edgedsl.exporters.quality import Quality, check_gate
 from edgedsl.exporters.source import adapter_source
+from edgedsl.training.record import read_run
 
 SHAPE: dict[str, Any] = {
     "vocab_size": 120,

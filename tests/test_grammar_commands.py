@@ -25,7 +25,7 @@ from edgedsl.grammar import BudgetGuard, Grammar
 from edgedsl.grammar.byte_tokenizer import END_TOKEN, byte_tokenizer
 from edgedsl.grammar.check import Report, check
 from edgedsl.grammar.findings import Finding
-from edgedsl.grammar.fuzz import Fuzzer, FuzzResult, _Generation
+from edgedsl.grammar.fuzz import Fuzzer, FuzzResult, Generation
 from edgedsl.grammar.language import Language, open_language, read_cases
 from edgedsl.grammar.sampling import Sampler
 from edgedsl.grammar.token_set import open_tokens
@@ -421,7 +421,7 @@ def test_fuzz_counts_errors_of_an_engine(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_fuzz_counts_what_is_over_budget(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_Generation, "program", lambda *_, **__: list(b"[[x]]"))
+    monkeypatch.setattr(Generation, "program", lambda *_, **__: list(b"[[x]]"))
     result = Fuzzer(Grammar(SUM), open_tokens(None)).run(6)
     assert (result.parsed, result.over_budget) == (6, 6)  # budgets 1, 1, 2, 2, 3, 3
     with pytest.raises(GrammarError, match="6 are over budget"):

@@ -178,6 +178,16 @@ def test_sample_takes_every_program_before_a_second_row_of_one(seed: int) -> Non
     assert thingtalk_project._sample(rows, 7, seed) == rows
 
 
+def test_real_rows_can_stand_several_times() -> None:
+    rows = [{"id": str(n), "target": target, "is_real": n == 5} for n, target in enumerate("AAAABBC")]
+    sample = thingtalk_project._sample(rows, 5, 0, real_passes=2)
+    assert [row["id"] for row in sample[:2]] == ["5", "5"]
+    assert sorted(row["target"] for row in sample[2:]) == ["A", "A", "C"]
+    assert len(thingtalk_project._sample(rows, None, 0, real_passes=2)) == 8
+    with pytest.raises(DataError, match="real_passes is -1"):
+        thingtalk_project.write_project(Path("nowhere"), Path("project"), None, 0, real_passes=-1)
+
+
 @pytest.mark.parametrize("name", ["catalogue.json.gz", "train.jsonl.gz", "dev.jsonl.gz"])
 @pytest.mark.parametrize(
     "content",

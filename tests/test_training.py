@@ -490,6 +490,56 @@ def test_command_line(config: Config) -> None:
     assert isinstance(CliRunner().invoke(group, command).exception, EdgeDSLError)
 
 
+# ---- going on from an adapter
+
+
+def test_training_goes_on_from_the_weights_of_an_adapter(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    train(changed(config, output="first"), resume=False)
+    second = changed(config, output="second", init_adapter="first", learning_rate=0.0, max_steps=1)
+    train(second, resume=False)
+    assert_same_tensors(weights(changed(config, output="first")), weights(second))
+    broken, straight = (changed(config, output=name, init_adapter="first") for name in ("broken", "straight"))
+    train(straight, resume=False)
+    die_after(broken, monkeypatch, 4)
+    train(changed(config, output="first", seed=1), resume=False, force=True)
+    with pytest.raises(TrainingError, match="first adapter sha256"):
+        train(broken, resume=True)
+    train(changed(config, output="first"), resume=False, force=True)
+    train(broken, resume=True)
+    assert_same_tensors(weights(straight), weights(broken))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"r": 8}, r"\[train\] r = 4, the project has 8"),
+        ({"lora_alpha": 3.0}, r"lora_alpha = 64.0, the project has 3.0"),
+        ({"target_modules": "q_proj"}, "another adapter"),
+        ({"init_adapter": "nowhere"}, "not a finished adapter"),
+    ],
+)
+def test_an_adapter_that_does_not_fit_is_refused(config: Config, settings: dict[str, Any], message: str) -> None:
+    train(changed(config, output="first", max_steps=1), resume=False)
+    with pytest.raises(EdgeDSLError, match=message):
+        train(changed(config, **{"init_adapter": "first", **settings}), resume=False)
+
+
+def test_an_adapter_of_another_base_is_refused(config: Config) -> None:
+    train(changed(config, output="first", max_steps=1), resume=False)
+    document = record(changed(config, output="first"))
+    document["base_model"]["sha256"] = "0" * 64
+    config.path("first/run.json").write_text(json.dumps(document), encoding="utf-8")
+    with pytest.raises(ModelError, match="the base model 'base' is another"):
+        train(changed(config, init_adapter="first"), resume=False)
+
+
+def test_a_damaged_adapter_is_refused(config: Config) -> None:
+    train(changed(config, output="first", max_steps=1), resume=False)
+    config.path("first/adapter_model.safetensors").write_bytes(b"half")
+    with pytest.raises(TrainingError, match="is damaged"):
+        train(changed(config, init_adapter="first"), resume=False)
+
+
 # ---- what cannot work
 
 

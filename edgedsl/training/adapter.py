@@ -19,10 +19,9 @@ from edgedsl.training.checkpoint import ADAPTER_FILE, TrainState, write_tensors
 from edgedsl.training.lora import write_adapter_config
 from edgedsl.training.model_card import model_card
 from edgedsl.training.pairs import TrainingPairs
+from edgedsl.training.record import RUN_FILE
 from edgedsl.training.report import report
 from edgedsl.training.trainer import Trainer
-
-RUN_FILE = "run.json"
 
 
 def write_adapter(

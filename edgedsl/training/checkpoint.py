@@ -113,12 +113,7 @@ class CheckpointStore:
 
     def adapter(self, step: int) -> dict[str, torch.Tensor]:
         """Adapter weights of a checkpoint."""
-        try:
-            return dict(load_file(self._path(step) / ADAPTER_FILE))
-        except (OSError, SafetensorError) as exc:
-            raise TrainingError(
-                f"checkpoint '{self._path(step)}' is damaged: {exc}", hint="start again with --force"
-            ) from exc
+        return read_tensors(self._path(step) / ADAPTER_FILE)
 
     def clear(self, *, leftovers_only: bool = False) -> None:
         """Remove what a killed run left half-written, and, unless ``leftovers_only``, every checkpoint."""
@@ -140,6 +135,18 @@ class CheckpointStore:
                 f"the checkpoints in '{self.folder}' come from another run:{changes}",
                 hint="undo these changes, or start again with --force",
             )
+
+
+def read_tensors(path: Path) -> dict[str, torch.Tensor]:
+    """The tensors of a safetensors file, on the CPU.
+
+    Raises:
+        TrainingError: missing or damaged.
+    """
+    try:
+        return dict(load_file(path))
+    except (OSError, SafetensorError) as exc:
+        raise TrainingError(f"'{path}' is damaged: {exc}", hint="train it again with --force") from exc
 
 
 def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:

@@ -99,7 +99,10 @@ def load_adapter_tensors(model: PeftModel, tensors: Mapping[str, torch.Tensor]) 
     """
     known = adapter_tensors(model)
     if {name: t.shape for name, t in known.items()} != {name: t.shape for name, t in tensors.items()}:
-        raise TrainingError("the checkpoint holds the weights of another adapter", hint="start again with --force")
+        raise TrainingError(
+            "the weights to go on from are those of another adapter: other layers, or another rank",
+            hint="set [train] target_modules and r to what they were, or start again with --force",
+        )
     set_peft_model_state_dict(model, dict(tensors))
 
 

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from edgedsl.basemodels.model import digest, fingerprint
+from edgedsl.basemodels.model import digest, weights_digest
 from edgedsl.config import Config
 from edgedsl.data.pairs import BadRow, Pair, check_pairs, read_pairs, settle
 from edgedsl.data.project import ProjectInputs
 from edgedsl.errors import DataError
+from edgedsl.training.checkpoint import ADAPTER_FILE
 
 # These change neither the weights nor which of them are kept.
-_FREE_TO_CHANGE = frozenset({"output", "num_threads", "save_every"})
+_FREE_TO_CHANGE = frozenset({"output", "init_adapter", "num_threads", "save_every"})
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,8 @@ def run_identity(
     return {
         **section,
         "[data] max_tokens": config.data.max_tokens,
-        "base model sha256": _base_sha256(inputs.base.path),
+        "base model sha256": weights_digest(inputs.base.path),
+        "first adapter sha256": _first_adapter(config),
         "training pairs sha256": pairs.files["train"]["sha256"],
         "dev pairs sha256": pairs.files["dev"]["sha256"],
         "training rows used": len(pairs.train),
@@ -73,7 +74,6 @@ def run_identity(
     }
 
 
-def _base_sha256(folder: Path) -> str:
-    """Hash of model.safetensors; of the configuration and all shards where there are several."""
-    weights = folder / "model.safetensors"
-    return digest(weights) if weights.is_file() else fingerprint(folder).removeprefix("sha256:")
+def _first_adapter(config: Config) -> str | None:
+    path = config.path(config.train.init_adapter) / ADAPTER_FILE
+    return digest(path) if config.train.init_adapter and path.is_file() else None

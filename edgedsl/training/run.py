@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import shutil
 from collections.abc import Iterator, Sequence
@@ -14,17 +15,19 @@ import torch
 from accelerate import Accelerator
 from rich.console import Console
 
+from edgedsl.basemodels.model import weights_digest
 from edgedsl.config import Config
 from edgedsl.data.pairs import spread
 from edgedsl.data.project import ProjectInputs, open_inputs
 from edgedsl.errors import DataError, TrainingError
 from edgedsl.evaluation.torch_decoder import TorchDecoder
 from edgedsl.training import hardware, lora
-from edgedsl.training.adapter import RUN_FILE, write_adapter
+from edgedsl.training.adapter import write_adapter
 from edgedsl.training.batches import Example, encode
-from edgedsl.training.checkpoint import CheckpointStore, TrainState
+from edgedsl.training.checkpoint import ADAPTER_FILE, CheckpointStore, TrainState, read_tensors
 from edgedsl.training.evaluate import Evaluator
 from edgedsl.training.pairs import TrainingPairs, read_training_pairs, run_identity
+from edgedsl.training.record import RUN_FILE, check_base, read_run
 from edgedsl.training.trainer import Interrupted, Trainer
 
 
@@ -150,6 +153,8 @@ def _trainer(
     base = lora.load_base(inputs.base.path, section, dtype, accelerator.device)
     _check_fit(base, examples)
     model = lora.add_lora(base, section, config.project.base_model)
+    if section.init_adapter:
+        _go_on_from(config.path(section.init_adapter), model, config, inputs)
     decoded = spread(pairs.dev, section.eval_rows)
     measured = encode(spread(pairs.dev, section.eval_loss_rows), inputs.tokenizer, inputs.template)
     # An answer longer than every target is wrong however it goes on.
@@ -157,6 +162,21 @@ def _trainer(
     decoder = TorchDecoder(model, inputs.tokenizer, inputs.template, inputs.compile(), accelerator.device)
     evaluator = Evaluator(accelerator, decoder, measured, decoded, section.batch_size, longest)
     return Trainer(model, examples, section, accelerator, evaluator, store, dtype)
+
+
+def _go_on_from(adapter: Path, model: Any, config: Config, inputs: ProjectInputs) -> None:
+    run = read_run(adapter)
+    check_base(run, weights_digest(inputs.base.path), config.project.base_model)
+    before = run["config"]["train"]
+    # lora_alpha and quantization leave no trace in the shapes, but the weights mean nothing under others.
+    for name in ("r", "lora_alpha", "quantization"):
+        if before[name] != getattr(config.train, name):
+            raise TrainingError(
+                f"the adapter '{adapter}' was trained with [train] {name} = {before[name]!r}, "
+                f"the project has {getattr(config.train, name)!r}",
+                hint=f"set [train] {name} = {json.dumps(before[name])}, or leave init_adapter out",
+            )
+    lora.load_adapter_tensors(model, read_tensors(adapter / ADAPTER_FILE))
 
 
 def _check_fit(model: Any, examples: Sequence[Example]) -> None:
