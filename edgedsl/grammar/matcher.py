@@ -21,7 +21,8 @@ from edgedsl.catalogue import Catalogue, bind
 from edgedsl.errors import GenerationError, GrammarError, RequestError
 from edgedsl.grammar.planner import Planner
 from edgedsl.grammar.position import Automaton
-from edgedsl.grammar.scoped import specialise, violation
+from edgedsl.grammar.scopes import violation
+from edgedsl.grammar.specialise import specialise
 from edgedsl.grammar.vocabulary import Vocabulary
 from edgedsl.tokenizer import Tokenizer
 

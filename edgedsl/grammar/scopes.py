@@ -3,13 +3,41 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
 
 from edgedsl.catalogue import Catalogue, Names, Scope
-from edgedsl.grammar.scoped import groups, identity
 
 OUTSIDE = 0  # the environment before any entry that binds something
+
+
+class Group(NamedTuple):
+    """Names of one terminal that bind the same."""
+
+    names: tuple[str, ...]
+    scope: Scope
+
+
+def groups(names: Names) -> list[Group]:
+    """The names, grouped by what they bind."""
+    found: dict[str, list[str]] = {}
+    for name, scope in names.items():
+        found.setdefault(identity(scope), []).append(name)
+    return [Group(tuple(members), names[members[0]]) for members in found.values()]
+
+
+def identity(scope: Scope) -> str:
+    """Equal for equal scopes."""
+    return json.dumps(scope, sort_keys=True)
+
+
+def scoped_terminals(catalogue: Catalogue) -> frozenset[str]:
+    """Terminals whose names depend on the place, and those with a name that decides about others."""
+    return frozenset(
+        terminal
+        for terminal, names in _tables(catalogue.names)
+        if names is not catalogue.names.get(terminal) or any(names.values())
+    )
 
 
 class NameGroup(NamedTuple):
@@ -36,7 +64,7 @@ class Scopes:
         self.outside: dict[str, str] = {}
         if catalogue and catalogue.is_scoped:
             self._read(catalogue)
-        self.terminals = frozenset(self.outside)  # those whose names depend on the place, or that decide about others
+        self.terminals = frozenset(self.outside)
 
     def enter(self, environment: int, scope: int) -> int:
         """The environment behind a name that binds ``scope``."""
@@ -57,15 +85,11 @@ class Scopes:
         return terminal, self._environments[environment].get(terminal, self.outside[terminal])
 
     def _read(self, catalogue: Catalogue) -> None:
-        owners_and_bound: set[str] = set()
+        scoped = scoped_terminals(catalogue)
         for terminal, names in _tables(catalogue.names):
-            is_nested = names is not catalogue.names.get(terminal)
-            if is_nested or any(names.values()):
-                owners_and_bound.add(terminal)
-        for terminal, names in _tables(catalogue.names):
-            if terminal in owners_and_bound:
+            if terminal in scoped:
                 self._add_table(terminal, names)
-        for terminal in owners_and_bound:
+        for terminal in sorted(scoped):
             everything: Names = catalogue.names.get(terminal) or {n: {} for n in catalogue.terminals.get(terminal, ())}
             self.outside[terminal] = identity(everything)
             self._add_table(terminal, everything)
@@ -88,3 +112,37 @@ def _tables(scope: Scope) -> Iterator[tuple[str, Names]]:
         yield terminal, names
         for bound in names.values():
             yield from _tables(bound)
+
+
+def violation(tree: Any, catalogue: Catalogue) -> tuple[str, str, str] | None:
+    """The first name that stands where it is not bound.
+
+    Args:
+        tree: Lark's parse of a program.
+        catalogue: with bindings.
+
+    Returns:
+        Terminal, name, and the entry in whose scope it stands (empty outside any); None where all is well.
+    """
+    return _check(tree, {}, catalogue)
+
+
+def _check(
+    tree: Any, environment: Mapping[str, tuple[str, Names]], catalogue: Catalogue
+) -> tuple[str, str, str] | None:
+    for child in tree.children:
+        if hasattr(child, "children"):
+            found = _check(child, environment, catalogue)
+            if found:
+                return found
+            continue
+        if child is None:
+            continue
+        terminal, name = child.type, str(child)
+        owner, names = environment.get(terminal, ("", catalogue.names.get(terminal)))
+        if names is not None and name not in names:
+            return terminal, name, owner
+        if names is not None:
+            bound = names.get(name, {})
+            environment = {**environment, **{inner: (name, inside) for inner, inside in bound.items()}}
+    return None

@@ -9,37 +9,16 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 
 from lark import Lark
 from lark.grammar import Rule, Symbol
 from lark.lexer import PatternStr, TerminalDef
 
-from edgedsl.catalogue import Catalogue, Names, Scope, definition
+from edgedsl.catalogue import Catalogue, Names, definition
+from edgedsl.grammar.scopes import groups, identity, scoped_terminals
 
 _NAMED_TERMINAL = re.compile(r"^_?[A-Z][A-Z0-9_]*(\.-?\d+)?[ \t]*:")
 _STATEMENT = re.compile(r"^(?=[^\s|/])", re.MULTILINE)
-
-
-class Group:
-    """Names of one terminal that bind the same."""
-
-    def __init__(self, names: tuple[str, ...], scope: Scope) -> None:
-        self.names = names
-        self.scope = scope
-
-
-def groups(names: Names) -> list[Group]:
-    """The names, grouped by what they bind."""
-    found: dict[str, list[str]] = {}
-    for name, scope in names.items():
-        found.setdefault(identity(scope), []).append(name)
-    return [Group(tuple(members), names[members[0]]) for members in found.values()]
-
-
-def identity(scope: Scope) -> str:
-    """Equal for equal scopes."""
-    return json.dumps(scope, sort_keys=True)
 
 
 def specialise(source: str, lark: Lark, catalogue: Catalogue, start: str) -> str:
@@ -64,8 +43,7 @@ class _Writer:
             self._rules.setdefault(rule.origin.name, []).append(rule)
         self._terminals = {terminal.name: terminal for terminal in lark.terminals}
         self._catalogue = catalogue
-        self._bound = frozenset(_bound_terminals(catalogue.names))
-        self._scoped = self._bound | frozenset(_owner_terminals(catalogue.names))
+        self._scoped = scoped_terminals(catalogue)
         self._reached = self._reach()
         self._names: dict[tuple[str, str], str] = {}
         self._todo: list[tuple[str, dict[str, Names]]] = []
@@ -85,14 +63,14 @@ class _Writer:
         return "\n".join([*lines, *self._verbatim, *self._definitions.values()]) + "\n"
 
     def _reach(self) -> dict[str, frozenset[str]]:
-        """The bound terminals that each rule may come to."""
+        """The scoped terminals that each rule may come to."""
         reached: dict[str, set[str]] = {name: set() for name in self._rules}
         is_changing = True
         while is_changing:
             is_changing = False
             for name, rules in self._rules.items():
                 symbols = {symbol.name for rule in rules for symbol in rule.expansion}
-                found = symbols & self._bound
+                found = symbols & self._scoped
                 found |= {terminal for symbol in symbols & set(self._rules) for terminal in reached[symbol]}
                 if not found <= reached[name]:
                     reached[name] |= found
@@ -156,55 +134,3 @@ def _productive(rules: dict[str, list[list[str]]]) -> dict[str, list[list[str]]]
         num_good = len(good)
         good |= {name for name, alternatives in rules.items() if any(map(leads_on, alternatives))}
     return {name: list(filter(leads_on, alternatives)) for name, alternatives in rules.items() if name in good}
-
-
-def _bound_terminals(scope: Scope, depth: int = 0) -> Iterator[str]:
-    """Terminals that some entry binds."""
-    for terminal, names in scope.items():
-        if depth:
-            yield terminal
-        for bound in names.values():
-            yield from _bound_terminals(bound, depth + 1)
-
-
-def _owner_terminals(scope: Scope) -> Iterator[str]:
-    """Terminals with an entry that binds something."""
-    for terminal, names in scope.items():
-        for bound in names.values():
-            if bound:
-                yield terminal
-                yield from _owner_terminals(bound)
-
-
-def violation(tree: Any, catalogue: Catalogue) -> tuple[str, str, str] | None:
-    """The first name that stands where it is not bound.
-
-    Args:
-        tree: Lark's parse of a program.
-        catalogue: with bindings.
-
-    Returns:
-        Terminal, name, and the entry in whose scope it stands (empty outside any); None where all is well.
-    """
-    return _check(tree, {}, catalogue)
-
-
-def _check(
-    tree: Any, environment: Mapping[str, tuple[str, Names]], catalogue: Catalogue
-) -> tuple[str, str, str] | None:
-    for child in tree.children:
-        if hasattr(child, "children"):
-            found = _check(child, environment, catalogue)
-            if found:
-                return found
-            continue
-        if child is None:
-            continue
-        terminal, name = child.type, str(child)
-        owner, names = environment.get(terminal, ("", catalogue.names.get(terminal)))
-        if names is not None and name not in names:
-            return terminal, name, owner
-        if names is not None:
-            bound = names.get(name, {})
-            environment = {**environment, **{inner: (name, inside) for inner, inside in bound.items()}}
-    return None
