@@ -108,7 +108,7 @@ def summarise(stream: Stream) -> dict[str, Any]:
     return {
         "num_prompts": len(answers),
         "num_errors": len(answers) - len(given),
-        "num_cut_off": sum(item.finish_reason == "length" for item in given),
+        "num_at_max_tokens": sum(item.finish_reason == "length" for item in given),
         "parse_rate": ratio(sum(stream.parses), len(answers)),
         "exact_match": ratio(sum(exact), len(exact)),
         "num_targets": len(exact),
@@ -167,7 +167,7 @@ def _table_row(engine: Engine, measured: dict[str, Any]) -> dict[str, Any]:
         "bundle": engine.name,
         "answers": measured["num_prompts"],
         "errors": measured["num_errors"],
-        "cut_off": measured["num_cut_off"],
+        "at_max_tokens": measured["num_at_max_tokens"],
         "parse_rate": measured["parse_rate"],
         "exact_match": measured["exact_match"],
         "ttft_ms_p50": latency["ttft_ms"]["p50"],

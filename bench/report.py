@@ -10,7 +10,7 @@ import numpy as np
 
 from edgedsl import atomic, charts
 from edgedsl.bench.latency import Stream, answer_rows
-from edgedsl.evaluation.report import context_lines, number, percent
+from edgedsl.evaluation.report import context_lines, failures, number, percent
 
 _MIB = 1 << 20
 LATENCY_HEADER = ("ms", "mean", "p50", "p95", "p99", "max")
@@ -35,7 +35,7 @@ def summary_lines(record: dict[str, Any]) -> dict[str, str]:
     measured = record["summary"]
     load, memory = measured["load"], measured["memory"]
     return {
-        "answers": f"{measured['num_prompts']} ({measured['num_errors']} errors, {measured['num_cut_off']} cut off)",
+        "answers": f"{measured['num_prompts']} ({failures(measured)})",
         "exact match": f"{percent(measured['exact_match'])} of {measured['num_targets']}",
         "parse rate": percent(measured["parse_rate"]),
         "tokens per answer": number(measured["tokens_per_answer"], "{:.1f}"),

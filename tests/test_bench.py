@@ -51,12 +51,12 @@ def record_of(result: Result) -> dict[str, Any]:
 def test_failures_stand_beside_the_speed(run_bench: Bench) -> None:
     record = record_of(run_bench("--json"))
     measured = record["summary"]
-    assert (measured["num_prompts"], measured["num_errors"], measured["num_cut_off"]) == (4, 1, 1)
+    assert (measured["num_prompts"], measured["num_errors"], measured["num_at_max_tokens"]) == (4, 1, 1)
     assert (measured["exact_match"], measured["parse_rate"]) == (0.25, 0.75)
     assert measured["latency"]["e2el_ms"]["num"] == 3
     assert measured["output_throughput"] > measured["programs_per_s"] > 0
     row = record["rows"][0]
-    assert (row["errors"], row["cut_off"], row["answers"]) == (1, 1, 4)
+    assert (row["errors"], row["at_max_tokens"], row["answers"]) == (1, 1, 4)
 
 
 def test_throughput_follows_from_the_answers(run_bench: Bench, tmp_path: Path) -> None:

@@ -10,8 +10,8 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import llguidance
 import pytest
+from byte_walks import byte_matcher, random_walk, verdict
 from tiny import EOS_TOKEN, tiny_tokenizer
 
 from edgedsl.bench import dataset_grammars
@@ -22,7 +22,6 @@ from edgedsl.grammar.position import Automaton
 
 GRAMMARS = Path(str(resources.files("edgedsl.grammars")))
 SHARED = Path(__file__).parents[2] / "shared" / "data"
-BYTES = llguidance.LLTokenizer("byte")
 CLOSING = {"sql-select": b' );"', "vql": b" )\"'", "cypher-read": b")]}\"'", "bash-lite": b" )}\"'`;"}
 SHORTEST = {  # a token a byte
     "sql-select": "SELECT * FROM BOOK ;",
@@ -48,49 +47,19 @@ def grammar(name: str) -> Grammar:
 
 @cache
 def first(name: str) -> Any:
-    return matcher(grammar(name))
+    return byte_matcher(grammar(name))
 
 
-def matcher(compiled: Grammar) -> Any:
-    return llguidance.LLMatcher(BYTES, llguidance.grammar_from("lark", compiled.source))
-
-
-def walk(start: Any, text: str) -> str:
-    """What the mask engine says of a text, byte by byte: accept, incomplete or reject."""
-    state = start.deep_copy()
-    content = list(text.encode())
-    if state.try_consume_tokens(content) < len(content):
-        return "reject"
-    return "accept" if state.is_accepting() else "incomplete"
-
-
-def random_program(name: str, rng: random.Random, max_bytes: int = 80) -> str | None:
-    """Random allowed bytes after the beginning of a case, leaning towards those that close something.
-
-    None where no end is reached.
-    """
+def random_program(name: str, rng: random.Random) -> str | None:
+    """A random walk from the beginning of a case."""
     case = rng.choice([case["text"] for case in cases(name) if case["kind"] == "accept"]).encode()
-    text = bytearray(case[: rng.randrange(len(case))])
-    state = first(name).deep_copy()
-    assert state.try_consume_tokens(list(text)) == len(text)
-    for _ in range(max_bytes):
-        if state.is_accepting() and rng.random() < 0.6:
-            break
-        mask = state.compute_bitmask()
-        allowed = [byte for byte in range(256) if mask[byte // 8] >> (byte % 8) & 1]
-        closing = [byte for byte in allowed if byte in CLOSING[name]]
-        printable = [byte for byte in allowed if 32 <= byte < 127]
-        choices = closing if closing and rng.random() < 0.3 else printable if rng.random() < 0.97 else allowed
-        if not choices:
-            break
-        text.append(rng.choice(choices))
-        assert state.consume_token(text[-1])
-    return text.decode() if state.is_accepting() else None
+    begin = case[: rng.randrange(len(case))]
+    return random_walk(first(name), rng, closing=CLOSING[name], max_bytes=80, begin=begin)
 
 
 @pytest.mark.parametrize(("name", "case"), CASES)
 def test_cases_agree_in_both_engines(name: str, case: dict[str, str]) -> None:
-    assert walk(first(name), case["text"]) == case["kind"]
+    assert verdict(first(name), case["text"]) == case["kind"]
     assert grammar(name).accepts(case["text"]) is (case["kind"] == "accept")
 
 
@@ -143,9 +112,9 @@ def test_shared_sample_in_both_engines(name: str) -> None:
     failed = [row for row, _ in corpus.failures(rows)]
     num_valid = sum(map(corpus.is_valid, rows)) if failed else len(rows)
     assert len([row for row in failed if corpus.is_valid(row)]) <= 0.03 * num_valid
-    starts = {row.group: matcher(corpus.grammar(row.group)) for row in {row.group: row for row in rows}.values()}
+    starts = {row.group: byte_matcher(corpus.grammar(row.group)) for row in {row.group: row for row in rows}.values()}
     for row in rows:
-        assert (walk(starts[row.group], row.target) == "accept") is (row not in failed)
+        assert (verdict(starts[row.group], row.target) == "accept") is (row not in failed)
 
 
 def write_rows(path: Path, rows: list[tuple[str, str]]) -> None:

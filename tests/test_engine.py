@@ -146,7 +146,7 @@ def test_max_tokens_that_just_fit_let_the_program_end() -> None:
     assert (completion.text, completion.finish_reason) == (PROGRAM, "stop")
 
 
-def test_a_whole_program_that_would_go_on_is_cut_off() -> None:
+def test_a_whole_program_that_would_go_on_ends_at_max_tokens() -> None:
     decoder = ScriptedDecoder(spelled("set hall 500", EOS))
     completion = engine(decoder)("x", max_tokens=len(spelled("set hall 50")))
     assert (completion.text, completion.finish_reason) == ("set hall 50", "length")

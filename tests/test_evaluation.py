@@ -75,7 +75,7 @@ def record_of(result: Result) -> dict[str, Any]:
 def test_every_row_counts_also_the_failed_ones(run_eval: Evaluate) -> None:
     measured = record_of(run_eval("--json"))["summary"]
     assert measured["num_rows"] == 7
-    assert (measured["num_errors"], measured["num_cut_off"]) == (1, 1)
+    assert (measured["num_errors"], measured["num_at_max_tokens"]) == (1, 1)
     assert measured["exact_match"] == pytest.approx(2 / 7, abs=1e-6)
     assert measured["parse_rate"] == pytest.approx(6 / 7, abs=1e-6)
     assert measured["latency"]["e2el_ms"]["num"] == 6
@@ -147,7 +147,7 @@ def test_files(run_eval: Evaluate, tmp_path: Path) -> None:
     lines = [json.loads(line) for line in (tmp_path / "out" / "predictions.jsonl").read_text("utf-8").splitlines()]
     assert [line["prompt"] for line in lines] == list(ROWS)
     assert [line["miss"] for line in lines] == [
-        None, None, "wrong value of LEVEL", "wrong value of ROOM", "other structure", "cut off", "error",
+        None, None, "wrong value of LEVEL", "wrong value of ROOM", "other structure", "at max_tokens", "error",
     ]  # fmt: skip
     assert lines[1]["no_grammar"]["prediction"].startswith("turn")
     assert "not finite" in lines[-1]["error"]
@@ -170,8 +170,8 @@ def test_page_escapes_what_it_shows_and_reaches_for_nothing(run_eval: Evaluate, 
 def test_table_on_stdout(run_eval: Evaluate) -> None:
     result = run_eval()
     assert re.search(r"^exact match +28\.6%", result.stdout, re.MULTILINE)
-    assert "7 (1 errors, 1 cut off)" in result.stdout
-    assert re.search(r"^miss: cut off +1", result.stdout, re.MULTILINE)
+    assert "7 (1 errors, 1 at max_tokens)" in result.stdout
+    assert re.search(r"^miss: at max_tokens +1", result.stdout, re.MULTILINE)
     assert not result.stderr
 
 
@@ -207,7 +207,7 @@ def test_a_wrong_function_is_a_wrong_keyword() -> None:
 
 
 def test_a_miss_that_was_not_finished_has_no_other_class() -> None:
-    assert miss_class(tiny_grammar(), "off hall", "set hall 7", finish_reason="length") == "cut off"
+    assert miss_class(tiny_grammar(), "off hall", "set hall 7", finish_reason="length") == "at max_tokens"
     assert miss_class(tiny_grammar(), "off hall", "", finish_reason=None) == "error"
 
 

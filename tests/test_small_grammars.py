@@ -9,8 +9,8 @@ from functools import cached_property
 from importlib import resources
 from typing import Any
 
-import llguidance
 import pytest
+from byte_walks import byte_matcher, random_walk, verdict
 
 from edgedsl.catalogue import Catalogue, bind
 from edgedsl.grammar import START, Grammar
@@ -22,7 +22,6 @@ from edgedsl.grammar.vocabulary import Vocabulary
 
 GRAMMARS = resources.files("edgedsl.grammars")
 NAMES = ["cron", "regex", "promql", "json-call"]
-BYTES = llguidance.LLTokenizer("byte")
 
 
 def rows(name: str) -> list[dict[str, str]]:
@@ -44,7 +43,7 @@ class Shipped:
 
     @cached_property
     def first(self) -> Any:
-        return llguidance.LLMatcher(BYTES, llguidance.grammar_from("lark", self.grammar.source))
+        return byte_matcher(self.grammar)
 
     @cached_property
     def automaton(self) -> Automaton:
@@ -53,13 +52,6 @@ class Shipped:
 
 SHIPPED = {name: Shipped(name) for name in NAMES}
 CASES = [(name, case) for name in NAMES for case in rows(name)]
-
-
-def by_mask(shipped: Shipped, text: str) -> str:
-    state, content = shipped.first.deep_copy(), list(text.encode())
-    if state.try_consume_tokens(content) < len(content):
-        return "reject"
-    return "accept" if state.is_accepting() else "incomplete"
 
 
 def by_automaton(shipped: Shipped, text: str) -> str:
@@ -72,7 +64,7 @@ def by_automaton(shipped: Shipped, text: str) -> str:
 @pytest.mark.parametrize(("name", "case"), CASES, ids=[f"{name}: {case['why']}" for name, case in CASES])
 def test_cases_agree_in_all_engines(name: str, case: dict[str, str]) -> None:
     shipped = SHIPPED[name]
-    assert by_mask(shipped, case["text"]) == case["kind"]
+    assert verdict(shipped.first, case["text"]) == case["kind"]
     # Inside a lexeme the automaton may not know yet that the parser will not take it.
     expected = {"reject": {"reject", "incomplete"}}.get(case["kind"], {case["kind"]})
     assert by_automaton(shipped, case["text"]) in expected
@@ -89,7 +81,7 @@ def test_there_are_cases_of_every_kind_with_a_reason(name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_beginnings_of_accepted_texts_are_never_refused(name: str) -> None:
     for text in (case["text"] for case in rows(name) if case["kind"] == "accept"):
-        assert [end for end in range(len(text)) if by_mask(SHIPPED[name], text[:end]) == "reject"] == []
+        assert [end for end in range(len(text)) if verdict(SHIPPED[name].first, text[:end]) == "reject"] == []
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -97,7 +89,7 @@ def test_the_shortest_program_is_found(name: str) -> None:
     shipped = SHIPPED[name]
 
     def is_program(token_ids: list[int]) -> bool:
-        return by_mask(shipped, bytes(token_ids).decode()) == "accept"
+        return verdict(shipped.first, bytes(token_ids).decode()) == "accept"
 
     planner = Planner(shipped.automaton, Vocabulary([bytes([byte]) for byte in range(256)]), is_program)
     tokens = planner.completion(shipped.automaton.start())
@@ -106,27 +98,15 @@ def test_the_shortest_program_is_found(name: str) -> None:
     assert planner.min_tokens == {"cron": 6, "regex": 1, "promql": 1, "json-call": 39}[name]
 
 
-def random_text(shipped: Shipped, rng: random.Random) -> str | None:
-    """Random allowed bytes, leaning towards those that close something; None where no end is reached in time."""
-    state, text = shipped.first.deep_copy(), bytearray()
-    while len(text) < 400 and not (state.is_accepting() and rng.random() < 0.3):
-        mask = state.compute_bitmask()
-        allowed = [byte for byte in range(256) if mask[byte // 8] >> (byte % 8) & 1]
-        closing = [byte for byte in allowed if byte in b')]}"']
-        printable = [byte for byte in allowed if 32 <= byte < 127]
-        likely = closing if closing and rng.random() < 0.3 else printable if rng.random() < 0.97 else allowed
-        if not allowed:
-            break
-        text.append(rng.choice(likely or allowed))
-        assert state.consume_token(text[-1])
-    return text.decode() if state.is_accepting() else None
+def random_text(name: str, rng: random.Random) -> str | None:
+    return random_walk(SHIPPED[name].first, rng, closing=b')]}"', max_bytes=400, stop=0.3)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_random_walks_parse(name: str) -> None:
     rng, texts = random.Random(0), list[str]()
     for _ in range(400):
-        if (text := random_text(SHIPPED[name], rng)) is not None:
+        if (text := random_text(name, rng)) is not None:
             texts.append(text)
         if len(texts) == 100:
             break
@@ -150,7 +130,7 @@ def test_random_regexes_compile() -> None:
     import re
 
     rng = random.Random(1)
-    texts = {text for _ in range(60) if (text := random_text(SHIPPED["regex"], rng))}
+    texts = {text for _ in range(60) if (text := random_text("regex", rng))}
     failed = []
     for text in texts:
         try:

@@ -9,8 +9,8 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import llguidance
 import pytest
+from byte_walks import byte_matcher, random_walk, verdict
 
 from edgedsl.bench import thingtalk_project
 from edgedsl.catalogue import Catalogue, bind
@@ -20,7 +20,6 @@ from edgedsl.grammar import Grammar
 GRAMMARS = resources.files("edgedsl.grammars")
 SHARED = Path(__file__).parents[2] / "shared" / "data" / "thingtalk"
 CASES = [json.loads(line) for line in GRAMMARS.joinpath("thingtalk.cases.jsonl").read_text("utf-8").splitlines()]
-BYTES = llguidance.LLTokenizer("byte")
 CLASSES = {
     "com.bakery": {
         "extends": [],
@@ -38,37 +37,6 @@ def load(path: Path) -> Grammar:
     return Grammar.from_files(path / "grammar.lark", path / "catalogue.json")
 
 
-def matcher(grammar: Grammar) -> Any:
-    return llguidance.LLMatcher(BYTES, llguidance.grammar_from("lark", grammar.decoding_source))
-
-
-def walk(first: Any, text: str) -> str:
-    """What the mask engine says of a text, byte by byte: accept, incomplete or reject."""
-    state = first.deep_copy()
-    content = list(text.encode())
-    if state.try_consume_tokens(content) < len(content):
-        return "reject"
-    return "accept" if state.is_accepting() else "incomplete"
-
-
-def random_program(first: Any, rng: random.Random, max_bytes: int = 300) -> str | None:
-    """Random allowed bytes, leaning towards those that close something; None where no end is reached."""
-    state, text = first.deep_copy(), bytearray()
-    while len(text) < max_bytes and not (state.is_accepting() and rng.random() < 0.6):
-        mask = state.compute_bitmask()
-        allowed = [byte for byte in range(256) if mask[byte // 8] >> (byte % 8) & 1]
-        closing = [byte for byte in allowed if byte in b')];"']
-        printable = [byte for byte in allowed if 32 <= byte < 127]
-        choices = (
-            closing if closing and rng.random() < 0.25 else printable if printable and rng.random() < 0.97 else allowed
-        )
-        if not choices:
-            break
-        text.append(rng.choice(choices))
-        assert state.consume_token(text[-1])
-    return text.decode() if state.is_accepting() else None
-
-
 @pytest.fixture(scope="module")
 def grammar() -> Grammar:
     text = GRAMMARS.joinpath("thingtalk.lark").read_text("utf-8")
@@ -79,12 +47,12 @@ def grammar() -> Grammar:
 
 @pytest.fixture(scope="module")
 def first(grammar: Grammar) -> Any:
-    return matcher(grammar)
+    return byte_matcher(grammar)
 
 
 @pytest.mark.parametrize("case", CASES, ids=[case["why"] for case in CASES])
 def test_cases_agree_in_both_engines(case: dict[str, str], grammar: Grammar, first: Any) -> None:
-    assert walk(first, case["text"]) == case["kind"]
+    assert verdict(first, case["text"]) == case["kind"]
     assert grammar.accepts(case["text"]) is (case["kind"] == "accept")
 
 
@@ -96,7 +64,7 @@ def test_there_are_cases_of_every_kind() -> None:
 
 def test_random_walks_parse(grammar: Grammar, first: Any) -> None:
     rng = random.Random(0)
-    programs = [program for _ in range(500) if (program := random_program(first, rng))]
+    programs = [program for _ in range(500) if (program := random_walk(first, rng, closing=b')];"', max_bytes=300))]
     assert len(programs) >= 100
     assert [program for program in programs if not grammar.accepts(program)] == []
 
@@ -105,7 +73,7 @@ def test_case_prefixes_are_never_refused(first: Any) -> None:
     for case in CASES:
         if case["kind"] == "accept":
             text = case["text"]
-            assert [end for end in range(len(text)) if walk(first, text[:end]) == "reject"] == []
+            assert [end for end in range(len(text)) if verdict(first, text[:end]) == "reject"] == []
 
 
 def write_source(folder: Path, train: list[str], dev: list[str]) -> Path:
@@ -222,6 +190,6 @@ def test_shared_sample_in_both_engines(tmp_path: Path) -> None:
     thingtalk_project.write_project(SHARED, tmp_path / "project", 2000, 0)
     train = read(tmp_path / "project" / "data" / "train.jsonl")
     assert len(train) >= 0.995 * 2000
-    first = matcher(load(tmp_path / "project"))
+    first = byte_matcher(load(tmp_path / "project"))
     targets = sorted({row["target"] for row in train})
-    assert [target for target in targets if walk(first, target) != "accept"] == []
+    assert [target for target in targets if verdict(first, target) != "accept"] == []

@@ -29,9 +29,9 @@ from edgedsl.cli.options import json_option, project_option, section_options
 def command(project_file: Path | None, bundle: Path | None, prompts: Path | None, as_json: bool, **flags: Any) -> None:
     """Measure a bundle's speed on this machine: one sentence at a time.
 
-    Prints tables and, as the last line, the same as one JSON object. Sentences that fail, answers that were cut off
-    and wrong programs stand in the same table as the speed. --output also writes result.json, report.html and the
-    resolved configuration.
+    Prints tables and, as the last line, the same as one JSON object. Sentences that fail, programs that max_tokens
+    made shorter and wrong programs stand in the same table as the speed. --output also writes result.json,
+    report.html and the resolved configuration.
 
     \b
       edgedsl bench --num-prompts 100 --output speed

@@ -163,7 +163,7 @@ def summarise(rows: Sequence[Row]) -> dict[str, Any]:
     return {
         "num_rows": len(rows),
         "num_errors": sum(row.answer.error is not None for row in rows),
-        "num_cut_off": sum(row.answer.finish_reason == "length" for row in rows),
+        "num_at_max_tokens": sum(row.answer.finish_reason == "length" for row in rows),
         "exact_match": ratio(sum(row.miss is None for row in rows), len(rows)),
         "parse_rate": ratio(sum(row.parses for row in rows), len(rows)),
         "no_grammar": _no_grammar(free),
@@ -188,7 +188,7 @@ def _no_grammar(rows: Sequence[Row]) -> dict[str, Any]:
     return {
         "num_rows": len(rows),
         "num_errors": sum(free.error is not None for _, free in answers),
-        "num_cut_off": sum(free.finish_reason == "length" for _, free in answers),
+        "num_at_max_tokens": sum(free.finish_reason == "length" for _, free in answers),
         "parse_rate": ratio(sum(row.no_grammar_parses for row in rows), len(rows)),
         "exact_match": ratio(sum(free.is_exact(row.pair.target) for row, free in answers), len(rows)),
         "parse_rate_with_grammar": ratio(sum(row.parses for row in rows), len(rows)),
@@ -205,7 +205,7 @@ def _table_row(engine: Engine, measured: dict[str, Any]) -> dict[str, Any]:
         "nearest_neighbour_exact_match": measured["nearest_neighbour_exact_match"],
         "parse_rate": measured["parse_rate"],
         "no_grammar_parse_rate": measured["no_grammar"]["parse_rate"],
-        "cut_off": measured["num_cut_off"],
+        "at_max_tokens": measured["num_at_max_tokens"],
         "errors": measured["num_errors"],
         "e2el_ms_p50": measured["latency"]["e2el_ms"]["p50"],
     }

@@ -20,15 +20,15 @@ def miss_class(grammar: Grammar, target: str, prediction: str, *, finish_reason:
     """Why ``prediction`` is not ``target``.
 
     Returns:
-        One of: ``error`` (no answer), ``cut off``, ``does not parse``, ``target does not parse``, ``same tokens, other
-        spacing``, ``wrong value of TERMINAL`` (same terminals in the same order), ``wrong order`` (same tokens),
-        ``wrong keyword`` (fixed strings differ, and besides them at most values), ``missing part``, ``extra part``,
-        ``other structure``.
+        One of: ``error`` (no answer), ``at max_tokens`` (that limit ended it), ``does not parse``, ``target does not
+        parse``, ``same tokens, other spacing``, ``wrong value of TERMINAL`` (same terminals in the same order),
+        ``wrong order`` (same tokens), ``wrong keyword`` (fixed strings differ, and besides them at most values),
+        ``missing part``, ``extra part``, ``other structure``.
     """
     if finish_reason is None:
         return "error"
     if finish_reason != "stop":
-        return "cut off"
+        return "at max_tokens"
     try:
         wanted = grammar.tokens(target)
     except GrammarError:

@@ -30,7 +30,7 @@ def summary_lines(record: dict[str, Any]) -> dict[str, str]:
     free, unseen, latency = measured["no_grammar"], measured["unseen_targets"], measured["latency"]
     rows = f"first {free['num_rows']} rows"
     return {
-        "rows": f"{measured['num_rows']} ({measured['num_errors']} errors, {measured['num_cut_off']} cut off)",
+        "rows": f"{measured['num_rows']} ({failures(measured)})",
         "exact match": percent(measured["exact_match"]),
         "  targets not in the training pairs": _of(unseen["exact_match"], unseen["num_rows"]),
         "  nearest neighbour in the training pairs": percent(measured["nearest_neighbour_exact_match"]),
@@ -44,6 +44,11 @@ def summary_lines(record: dict[str, Any]) -> dict[str, str]:
         "whole answer, p50 / p95": times(latency["e2el_ms"]),
         **context_lines(record),
     }
+
+
+def failures(measured: dict[str, Any]) -> str:
+    """How many answers failed, and how many ended at ``max_tokens``."""
+    return f"{measured['num_errors']} errors, {measured['num_at_max_tokens']} at max_tokens"
 
 
 def context_lines(record: dict[str, Any]) -> dict[str, str]:
