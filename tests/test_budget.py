@@ -11,7 +11,7 @@ from tiny import EOS_TOKEN, tiny_tokenizer
 
 from edgedsl.errors import GenerationError, GrammarError
 from edgedsl.grammar import BudgetGuard, CompiledGrammar, Grammar, Matcher
-from edgedsl.grammar.fuzz import Generation
+from edgedsl.grammar.authoring.fuzz import Generation
 from edgedsl.grammar.position import Automaton
 from edgedsl.grammar.vocabulary import Vocabulary
 

@@ -22,14 +22,14 @@ from edgedsl.catalogue import Catalogue, bind
 from edgedsl.cli import group
 from edgedsl.errors import GenerationError, GrammarError, ModelError
 from edgedsl.grammar import BudgetGuard, Grammar
-from edgedsl.grammar.byte_tokenizer import END_TOKEN, byte_tokenizer
-from edgedsl.grammar.check import Report, check
-from edgedsl.grammar.findings import Finding
-from edgedsl.grammar.fuzz import Fuzzer, FuzzResult, Generation
-from edgedsl.grammar.language import Language, open_language, read_cases
-from edgedsl.grammar.sampling import Sampler
-from edgedsl.grammar.token_set import open_tokens
-from edgedsl.grammar.walks import Walker
+from edgedsl.grammar.authoring.byte_tokenizer import END_TOKEN, byte_tokenizer
+from edgedsl.grammar.authoring.check import Report, check
+from edgedsl.grammar.authoring.findings import Finding
+from edgedsl.grammar.authoring.fuzz import Fuzzer, FuzzResult, Generation
+from edgedsl.grammar.authoring.language import Language, open_language, read_cases
+from edgedsl.grammar.authoring.sampling import Sampler
+from edgedsl.grammar.authoring.token_set import open_tokens
+from edgedsl.grammar.authoring.walks import Walker
 
 KEYS = ["n", "parsed", "over_budget", "invented_names", "min_budget", "errors", "mask_us_p50", "mask_us_p99"]
 SUM = 'start: sum\nsum: sum "+" term | term\nterm: "x" | "[" sum "]"\n'

@@ -16,7 +16,7 @@ from tiny import EOS_TOKEN, tiny_tokenizer
 from edgedsl.catalogue import Catalogue
 from edgedsl.errors import GrammarError
 from edgedsl.grammar import CompiledGrammar, Grammar
-from edgedsl.grammar.fuzz import Generation
+from edgedsl.grammar.authoring.fuzz import Generation
 
 SOURCE = """\
 start: call ("; " call)*

@@ -11,7 +11,7 @@ import click
 from edgedsl.cli.options import Decorator, json_option
 
 if TYPE_CHECKING:
-    from edgedsl.grammar.check import Report
+    from edgedsl.grammar.authoring.check import Report
 
 _PATH = click.Path(path_type=Path)
 _FILE = click.Path(path_type=Path, dir_okay=False)
@@ -68,9 +68,9 @@ def check(
       edgedsl grammar check flow
       edgedsl grammar check grammar.lark --pairs data/train.jsonl --tokenizer bundle/tokenizer.json
     """
-    from edgedsl.grammar import check as checking
-    from edgedsl.grammar.language import open_language
-    from edgedsl.grammar.token_set import open_tokens
+    from edgedsl.grammar.authoring import check as checking
+    from edgedsl.grammar.authoring.language import open_language
+    from edgedsl.grammar.authoring.token_set import open_tokens
 
     report = checking.check(open_language(grammar, catalogue, cases), open_tokens(tokenizer), _targets(pairs))
     if as_json:
@@ -91,8 +91,8 @@ def sample(grammar: str, catalogue: Path | None, num: int, seed: int, as_json: b
 
     Lark has parsed each of them. A line break inside a program is printed as \\n; --json gives the exact text.
     """
-    from edgedsl.grammar.language import open_language
-    from edgedsl.grammar.sampling import Sampler
+    from edgedsl.grammar.authoring.language import open_language
+    from edgedsl.grammar.authoring.sampling import Sampler
 
     sampler = Sampler(open_language(grammar, catalogue).grammar(), seed)
     for _ in range(num):
@@ -110,8 +110,8 @@ def railroad(grammar: str, catalogue: Path | None, output: Path) -> None:
     One file that loads nothing: each rule and terminal with its diagram, and links between them.
     """
     from edgedsl.atomic import write_text
-    from edgedsl.grammar.language import open_language
-    from edgedsl.grammar.railroad import Railroad
+    from edgedsl.grammar.authoring.language import open_language
+    from edgedsl.grammar.authoring.railroad import Railroad
 
     drawing = Railroad(open_language(grammar, catalogue))
     write_text(output, drawing.svg() if output.suffix.lower() == ".svg" else drawing.html())
@@ -132,9 +132,9 @@ def why(grammar: str, text: str, catalogue: Path | None, tokenizer: Path | None)
     \b
       edgedsl grammar why flow 'music.pause; lights.on(room: moon)'
     """
-    from edgedsl.grammar.language import open_language
-    from edgedsl.grammar.token_set import open_tokens
-    from edgedsl.grammar.why import explain, lines
+    from edgedsl.grammar.authoring.language import open_language
+    from edgedsl.grammar.authoring.token_set import open_tokens
+    from edgedsl.grammar.authoring.why import explain, lines
 
     tokens = open_tokens(tokenizer)
     click.echo(f"note: {tokens.description}")
@@ -157,9 +157,9 @@ def fuzz(grammar: str, catalogue: Path | None, num: int, tokenizer: Path | None,
     mask_us_p99 (mask and budget check of one token). Exits with 4 when a program does not parse, is over its budget or
     holds a name that the catalogue does not have.
     """
-    from edgedsl.grammar.fuzz import Fuzzer
-    from edgedsl.grammar.language import open_language
-    from edgedsl.grammar.token_set import open_tokens
+    from edgedsl.grammar.authoring.fuzz import Fuzzer
+    from edgedsl.grammar.authoring.language import open_language
+    from edgedsl.grammar.authoring.token_set import open_tokens
 
     tokens, language = open_tokens(tokenizer), open_language(grammar, catalogue)
     fuzzer = Fuzzer(language.grammar(), tokens, language.catalogue, seed)

@@ -12,17 +12,17 @@ import numpy as np
 from lark.exceptions import LarkError
 
 from edgedsl.errors import GenerationError, GrammarError
-from edgedsl.grammar import conflicts, overlaps, white_space
-from edgedsl.grammar.byte_tokenizer import byte_tokenizer
-from edgedsl.grammar.findings import ERROR, WARNING, Finding
-from edgedsl.grammar.language import Language
+from edgedsl.grammar.authoring import conflicts, overlaps, white_space
+from edgedsl.grammar.authoring.byte_tokenizer import byte_tokenizer
+from edgedsl.grammar.authoring.findings import ERROR, WARNING, Finding
+from edgedsl.grammar.authoring.language import Language
+from edgedsl.grammar.authoring.prefixes import Prefixes
+from edgedsl.grammar.authoring.refusal import find_refusal, is_unicode
+from edgedsl.grammar.authoring.sampling import Sampler
+from edgedsl.grammar.authoring.structure import Structure
+from edgedsl.grammar.authoring.token_set import TokenSet
+from edgedsl.grammar.authoring.walks import Walker, forced_bytes, possible_tokens, unspellable
 from edgedsl.grammar.matcher import CompiledGrammar, Grammar
-from edgedsl.grammar.prefixes import Prefixes
-from edgedsl.grammar.refusal import find_refusal, is_unicode
-from edgedsl.grammar.sampling import Sampler
-from edgedsl.grammar.structure import Structure
-from edgedsl.grammar.token_set import TokenSet
-from edgedsl.grammar.walks import Walker, forced_bytes, possible_tokens, unspellable
 
 NUM_SAMPLES = 40
 _MAX_FORCED = 200  # programs whose bytes are looked at one by one

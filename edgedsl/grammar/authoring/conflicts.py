@@ -14,11 +14,11 @@ from lark.exceptions import LarkError
 from lark.grammar import Rule
 from lark.parsers.lalr_analysis import LALR_Analyzer
 
-from edgedsl.grammar.derivation import Derivations
-from edgedsl.grammar.findings import ERROR, WARNING, Finding
+from edgedsl.grammar.authoring.derivation import Derivations
+from edgedsl.grammar.authoring.findings import ERROR, WARNING, Finding
+from edgedsl.grammar.authoring.prefixes import Prefixes, shortest_paths
+from edgedsl.grammar.authoring.structure import Structure, owner
 from edgedsl.grammar.matcher import START
-from edgedsl.grammar.prefixes import Prefixes, shortest_paths
-from edgedsl.grammar.structure import Structure, owner
 
 _END = "$END"
 _MAX_TRIES = 400

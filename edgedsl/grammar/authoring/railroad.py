@@ -8,9 +8,9 @@ from typing import Any
 from lark import Token, Tree
 from lark.grammar import NonTerminal, Symbol
 
-from edgedsl.grammar.diagram import STYLE, Box, Choice, Loop, Piece, Row, Skip, Track
-from edgedsl.grammar.language import Language
-from edgedsl.grammar.structure import Structure
+from edgedsl.grammar.authoring.diagram import STYLE, Box, Choice, Loop, Piece, Row, Skip, Track
+from edgedsl.grammar.authoring.language import Language
+from edgedsl.grammar.authoring.structure import Structure
 
 _MAX_NAMES = 12  # of a catalogue's terminal
 _PAGE = (

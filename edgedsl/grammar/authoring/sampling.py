@@ -5,11 +5,11 @@ from __future__ import annotations
 from random import Random
 
 from edgedsl.errors import GrammarError
-from edgedsl.grammar.derivation import Derivations
-from edgedsl.grammar.lexicon import Speller
+from edgedsl.grammar.authoring.derivation import Derivations
+from edgedsl.grammar.authoring.lexicon import Speller
+from edgedsl.grammar.authoring.structure import Structure
 from edgedsl.grammar.matcher import START, Grammar
 from edgedsl.grammar.position import Automaton, Position
-from edgedsl.grammar.structure import Structure
 
 _MAX_SIZE = 60
 _PROGRAM_TRIES = 100

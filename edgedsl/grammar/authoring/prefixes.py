@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Iterable
 from typing import TypeVar
 
-from edgedsl.grammar.derivation import Derivations
-from edgedsl.grammar.lexicon import Lexicon
-from edgedsl.grammar.structure import Structure
+from edgedsl.grammar.authoring.derivation import Derivations
+from edgedsl.grammar.authoring.lexicon import Lexicon
+from edgedsl.grammar.authoring.structure import Structure
 
 State = TypeVar("State", bound=Hashable)
 

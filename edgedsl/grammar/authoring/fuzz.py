@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from edgedsl.catalogue import Catalogue
 from edgedsl.errors import GenerationError, GrammarError
+from edgedsl.grammar.authoring.token_set import TokenSet
 from edgedsl.grammar.guard import BudgetGuard
 from edgedsl.grammar.matcher import CompiledGrammar, Grammar
-from edgedsl.grammar.token_set import TokenSet
 
 # Tokens that a budget has more than the shortest program.
 SPARE = (0, 1, 2, 3, 5, 8, 13, 21, 34, 55, 89)

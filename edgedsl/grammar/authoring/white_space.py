@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from edgedsl.grammar.findings import WARNING, Finding
-from edgedsl.grammar.lexicon import Lexicon, closure
-from edgedsl.grammar.structure import Structure, owner
+from edgedsl.grammar.authoring.findings import WARNING, Finding
+from edgedsl.grammar.authoring.lexicon import Lexicon, closure
+from edgedsl.grammar.authoring.structure import Structure, owner
 
 _BLANK = b" \t\r\n\f\v"
 _NO_TEXT = bytes({*range(256)} - {*range(0x21, 0x7F)})  # `\s` takes white space beyond ASCII too

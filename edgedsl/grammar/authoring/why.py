@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from edgedsl.errors import GenerationError, GrammarError
+from edgedsl.grammar.authoring.refusal import expected_terminals, find_refusal, is_unicode, shorten
+from edgedsl.grammar.authoring.structure import Structure
+from edgedsl.grammar.authoring.token_set import TokenSet
 from edgedsl.grammar.matcher import CompiledGrammar, Grammar, Matcher
 from edgedsl.grammar.position import Position
-from edgedsl.grammar.refusal import expected_terminals, find_refusal, is_unicode, shorten
-from edgedsl.grammar.structure import Structure
-from edgedsl.grammar.token_set import TokenSet
 
 _EXAMPLES = 5
 

@@ -6,8 +6,8 @@ import math
 from random import Random
 
 from edgedsl.errors import GrammarError
+from edgedsl.grammar.authoring.structure import Structure
 from edgedsl.grammar.matcher import START
-from edgedsl.grammar.structure import Structure
 
 
 class Derivations:

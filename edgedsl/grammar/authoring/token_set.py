@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgedsl.errors import ModelError
-from edgedsl.grammar.byte_tokenizer import END_TOKEN, byte_tokenizer
+from edgedsl.grammar.authoring.byte_tokenizer import END_TOKEN, byte_tokenizer
 from edgedsl.grammar.matcher import CompiledGrammar, Grammar
 from edgedsl.tokenizer import Tokenizer
 

@@ -15,7 +15,7 @@ from lark.lexer import PatternStr, TerminalDef
 from lark.load_grammar import load_grammar
 
 from edgedsl.errors import GrammarError
-from edgedsl.grammar.findings import ERROR, WARNING, Finding
+from edgedsl.grammar.authoring.findings import ERROR, WARNING, Finding
 from edgedsl.grammar.matcher import START
 
 # Rules that Lark makes of `*`, `+` and templates: their owner is the rule they were written in.

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from edgedsl.catalogue import Catalogue, bind
 from edgedsl.errors import GrammarError
+from edgedsl.grammar.authoring.refusal import is_unicode
 from edgedsl.grammar.matcher import Grammar
-from edgedsl.grammar.refusal import is_unicode
 
 KINDS = ("accept", "reject", "incomplete")
 
