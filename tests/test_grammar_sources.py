@@ -10,46 +10,33 @@ import re
 from pathlib import Path
 from typing import Any
 
-import llguidance
 import pytest
+from byte_walks import byte_matcher, random_walk, verdict
+from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from edgedsl.cli import group
 from edgedsl.errors import GrammarError
 from edgedsl.grammar import Grammar
-from edgedsl.grammar.sources import ebnf, gbnf, json_schema, regex_source, tools
+from edgedsl.grammar.sources import ebnf, gbnf, importer, json_schema, regex_source, tools
 from edgedsl.grammar.sources import expression as ex
 from edgedsl.grammar.sources.imported import Imported
 from edgedsl.grammar.sources.longest import first_is_longest
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
-BYTES = llguidance.LLTokenizer("byte")
 
 
 def accepts(imported: Imported, text: str) -> bool:
     """Lark's opinion, which the mask engine has to share."""
     grammar = Grammar(imported.source)
-    verdict = grammar.accepts(text)
-    state = first(imported)
-    assert (state.try_consume_tokens(list(text.encode())) == len(text.encode()) and state.is_accepting()) is verdict
-    return verdict
-
-
-def first(imported: Imported) -> Any:
-    return llguidance.LLMatcher(BYTES, llguidance.grammar_from("lark", imported.source))
+    is_program = grammar.accepts(text)
+    assert (verdict(byte_matcher(grammar), text) == "accept") is is_program
+    return is_program
 
 
 def random_text(imported: Imported, rng: random.Random) -> str | None:
-    state, text = first(imported), bytearray()
-    while len(text) < 300 and not (state.is_accepting() and rng.random() < 0.3):
-        mask = state.compute_bitmask()
-        allowed = [byte for byte in range(256) if mask[byte // 8] >> (byte % 8) & 1]
-        closing = [byte for byte in allowed if byte in b')]}"']
-        if not allowed:
-            break
-        text.append(rng.choice(closing if closing and rng.random() < 0.4 else allowed))
-        assert state.consume_token(text[-1])
-    return text.decode() if state.is_accepting() else None
+    return random_walk(byte_matcher(Grammar(imported.source)), rng, closing=b')]}"', max_bytes=300, stop=0.3)
 
 
 # JSON Schema
@@ -454,6 +441,68 @@ def read_targets(name: str, num: int) -> tuple[list[dict[str, Any]], list[str]]:
     known = json.loads(gzip.decompress((folder / "tools.json.gz").read_bytes()))
     lines = gzip.decompress((folder / "dev.jsonl.gz").read_bytes()).decode().splitlines()[:num]
     return known, [json.loads(line)["target"] for line in lines]
+
+
+# The command
+
+TOOL = {"name": "play", "parameters": {"song": {"type": "str"}}}
+FILES = {
+    "schema.json": ('{"enum": ["on", "off"]}', '"on"'),
+    "tools.json": (json.dumps([TOOL]), '{"name": "play", "arguments": {"song": "x"}}'),
+    "word.regex": ("[a-c]{2}\n", "ab"),
+    "root.gbnf": ('root ::= "a" [0-9]\n', "a7"),
+    "rules.ebnf": ('start = "a" , { "b" } ;\n', "abb"),
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_the_command_knows_the_notation_by_the_name(name: str, tmp_path: Path) -> None:
+    text, program = FILES[name]
+    (tmp_path / name).write_text(text, encoding="utf-8")
+    output = tmp_path / "grammar.lark"
+    result = CliRunner().invoke(group, ["grammar", "import", str(tmp_path / name), "--output", str(output)])
+    assert result.exit_code == 0, result.output
+    assert result.stdout == "" and "translated:" in result.stderr
+    assert Grammar(output.read_text(encoding="utf-8")).accepts(program)
+    printed = CliRunner().invoke(group, ["grammar", "import", str(tmp_path / name)])
+    assert printed.stdout == output.read_text(encoding="utf-8")
+    again = CliRunner().invoke(group, ["grammar", "import", str(tmp_path / name), "--output", str(output)])
+    assert isinstance(again.exception, GrammarError)
+    assert "exists" in str(again.exception)
+
+
+def test_the_command_takes_the_options_of_tools(tmp_path: Path) -> None:
+    path = tmp_path / "list.txt"
+    path.write_text(json.dumps([TOOL]), encoding="utf-8")
+    options = ["--from", "tools", "--calls", "many", "--order", "any"]
+    result = CliRunner().invoke(group, ["grammar", "import", str(path), *options])
+    assert Grammar(result.stdout).accepts('[{"name": "play", "arguments": {}}, {"name": "play", "arguments": {}}]')
+    assert "is not checked" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("x.txt", b"a", "cannot be told from its name"),
+        ("x.json", b"{", "is not JSON"),
+        ("x.json", b"[" * 100_000, "is not JSON"),
+        ("x.json", b"3", "expected an object"),
+        ("x.gbnf", b"\xff", "is not UTF-8"),
+        ("x.gbnf", None, "cannot be read"),
+        ("x.regex", b"(", "not a portable regular expression"),
+    ],
+)
+def test_bad_files_are_refused(name: str, content: bytes | None, message: str, tmp_path: Path) -> None:
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(GrammarError, match=message):
+        importer.import_grammar(tmp_path / name)
+
+
+def test_a_notation_that_is_not_there(tmp_path: Path) -> None:
+    (tmp_path / "x").write_text("a", encoding="utf-8")
+    with pytest.raises(GrammarError, match="no notation 'abnf'"):
+        importer.import_grammar(tmp_path / "x", "abnf")
 
 
 @pytest.mark.skipif(not (SHARED / "snips").is_dir(), reason="the shared SNIPS data is not on this machine")

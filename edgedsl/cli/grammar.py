@@ -1,10 +1,10 @@
-"""``edgedsl grammar``: check, sample, draw, explain and fuzz a grammar."""
+"""``edgedsl grammar``: check, sample, draw, explain, fuzz and import a grammar."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import click
 
@@ -19,7 +19,7 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
 
 @click.group("grammar")
 def command() -> None:
-    """Check, sample, draw, explain and fuzz a grammar.
+    """Check, sample, draw, explain, fuzz and import a grammar.
 
     GRAMMAR is a .lark file or the name of a grammar that comes with the package, such as flow. Its catalogue and cases
     are found beside it (NAME.catalogue.json or catalogue.json, NAME.cases.jsonl). Without --tokenizer the tokens are
@@ -170,6 +170,61 @@ def fuzz(grammar: str, catalogue: Path | None, num: int, tokenizer: Path | None,
             click.echo(f"failed: {failure}")
     click.echo(json.dumps(result.to_dict()))
     result.refuse()
+
+
+@command.command("import")
+@click.argument("file", type=_FILE)
+@click.option(
+    "--from",
+    "notation",
+    type=click.Choice(["json-schema", "regex", "gbnf", "ebnf", "tools"]),
+    default=None,
+    help="Notation of FILE.  [default: by its name; a .json file with a list holds tools, else a JSON schema]",
+)
+@click.option("--output", type=_FILE, default=None, help="File to write; must not exist.  [default: print]")
+@click.option(
+    "--calls",
+    type=click.Choice(["one", "many"]),
+    default="one",
+    show_default=True,
+    help="Of tools: calls in a program.",
+)
+@click.option(
+    "--order",
+    type=click.Choice(["schema", "any"]),
+    default="schema",
+    show_default=True,
+    help="Of tools: order of arguments; any does not check that none comes twice and none is missing.",
+)
+def import_(
+    file: Path,
+    notation: str | None,
+    output: Path | None,
+    calls: Literal["one", "many"],
+    order: Literal["schema", "any"],
+) -> None:
+    """Make a Lark grammar from FILE: a JSON schema, tool schemas, GBNF, EBNF or a regular expression.
+
+    A report on standard error tells what became what, and where grammar and source differ. What cannot be translated
+    is refused and named, never left out.
+
+    \b
+      edgedsl grammar import tools.json --calls many --output grammar.lark
+      edgedsl grammar import chess.gbnf | less
+    """
+    from edgedsl.atomic import write_text
+    from edgedsl.errors import GrammarError
+    from edgedsl.grammar.sources.importer import import_grammar
+
+    if output is not None and output.exists():
+        raise GrammarError(f"'{output}' exists", hint="name a new file, or remove it first")
+    result = import_grammar(file, notation, calls=calls, order=order)
+    click.echo(result.report(), err=True)
+    if output is None:
+        click.echo(result.source, nl=False)
+    else:
+        write_text(output, result.source)
+        click.echo(f"wrote {output}; next: edgedsl grammar check {output}", err=True)
 
 
 def _targets(pairs: Path | None) -> list[tuple[str, str]]:
