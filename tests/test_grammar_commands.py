@@ -174,6 +174,12 @@ BAD: dict[str, tuple[str, str, str, str]] = {
         "warning",
         "at the start: \"if\" matches 'if', and NAME also matches it",
     ),
+    "ranked": (
+        'start: PAIR "?" | WORD "!"\nPAIR: /[a-z]{2}/\nWORD: /[a-z]+/',
+        "terminals overlap",
+        "warning",
+        "at the start: PAIR matches 'aa', and WORD also matches it",
+    ),
     "disagree": ('start: "if" | NAME "!"\nNAME: /[a-z]+/', "engines disagree", "warning", "allows 'if!'"),
     "look-around": ('start: /a(?=b)/ "b"', "no examples", "error", "not supported"),
     "no decoding": ('start: a\na.2: "x"', "does not compile", "error", "for decoding: at 2(6): priority not supported"),

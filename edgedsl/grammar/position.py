@@ -53,7 +53,7 @@ class Automaton:
         self.tables = Tables(lark, start)
         self.ignored = frozenset(lark.ignore_tokens)
         self._scopes = Scopes(catalogue)
-        self._nfa = Nfa()
+        self.nfa = Nfa()
         self.patterns: list[Pattern] = []  # in the order in which Lark prefers them
         self._by_table: dict[tuple[str, str], list[int]] = {}
         self._by_terminal: dict[str, list[int]] = {}
@@ -61,7 +61,7 @@ class Automaton:
         ranks = _ranks(used)
         for terminal in sorted(used, key=lambda t: (ranks[t.name], not isinstance(t.pattern, PatternStr))):
             self._add(terminal)
-        self.dfa = Dfa(self._nfa, [ranks[pattern.terminal] for pattern in self.patterns])
+        self.dfa = Dfa(self.nfa, [ranks[pattern.terminal] for pattern in self.patterns])
         self._lexer_starts: dict[tuple[int, int], int] = {}
 
     @property
@@ -112,10 +112,13 @@ class Automaton:
         """The lexer's state before a lexeme."""
         key = (stack.state, stack.environment)
         if key not in self._lexer_starts:
-            terminals = self.tables.allowed(stack.state) | self.ignored
-            numbers = (n for t in terminals for n in self._allowed(t, stack.environment))
-            self._lexer_starts[key] = self.dfa.start(self.patterns[n].start for n in numbers)
+            self._lexer_starts[key] = self.dfa.start(self.nfa_starts(stack))
         return self._lexer_starts[key]
+
+    def nfa_starts(self, stack: Stack) -> list[int]:
+        """States of the NFA in which the patterns begin that may come next."""
+        terminals = self.tables.allowed(stack.state) | self.ignored
+        return [self.patterns[n].start for t in terminals for n in self._allowed(t, stack.environment)]
 
     def terminal_start(self, terminal: str) -> int:
         """The lexer's state before a lexeme of one terminal, whatever may be bound."""
@@ -141,7 +144,7 @@ class Automaton:
             ]
 
     def _add_pattern(self, terminal: str, regex: str, scope: int) -> int:
-        self.patterns.append(Pattern(terminal, scope, self._nfa.add(regex, terminal)))
+        self.patterns.append(Pattern(terminal, scope, self.nfa.add(regex, terminal)))
         self._by_terminal.setdefault(terminal, []).append(len(self.patterns) - 1)
         return len(self.patterns) - 1
 

@@ -18,6 +18,7 @@ from edgedsl.grammar.authoring.refusal import shorten
 from edgedsl.grammar.authoring.structure import Structure
 from edgedsl.grammar.lalr import Stack, Tables
 from edgedsl.grammar.position import Automaton
+from edgedsl.grammar.regex import Dfa
 
 _MAX_STATES = 10_000
 _HINT = "take what follows into the terminal, or make the shorter one not match there"
@@ -80,6 +81,9 @@ def _described(structure: Structure, hub: str, group: list[Overlap]) -> str:
 class _Search:
     def __init__(self, automaton: Automaton) -> None:
         self._automaton = automaton
+        # All of one rank: the lexer's own automaton drops what a better terminal keeps from matching, which is what is
+        # looked for.
+        self._dfa = Dfa(automaton.nfa)
         self._visits = 0
         self._found: dict[tuple[str, str, bool], Overlap] = {}
         self._pairs: set[frozenset[str]] = set()
@@ -89,7 +93,7 @@ class _Search:
         """Overlaps of terminals that may come next in the same state."""
         seen: set[int] = set()
         for state in states:
-            start = self._automaton.lexer_start(Stack(state, None))
+            start = self._dfa.start(self._automaton.nfa_starts(Stack(state, None)))
             if start not in seen:
                 seen.add(start)
                 self._search(start, state)
@@ -97,7 +101,7 @@ class _Search:
 
     def _search(self, start: int, state: int) -> None:
         """Breadth first: the first text that shows an overlap is a shortest one."""
-        dfa = self._automaton.dfa
+        dfa = self._dfa
         texts = {start: b""}
         waiting = [start]
         for reached in waiting:
@@ -122,13 +126,13 @@ class _Search:
     def _targets(self, state: int) -> dict[int, int]:
         targets: dict[int, int] = {}
         for byte in _BYTES:
-            target = self._automaton.dfa.step(state, byte)
+            target = self._dfa.step(state, byte)
             if target >= 0:
                 targets.setdefault(target, byte)
         return targets
 
     def _compare(self, state: int, targets: dict[int, int], text: bytes, parser_state: int) -> None:
-        dfa = self._automaton.dfa
+        dfa = self._dfa
         matching = dict.fromkeys(self._terminal(p) for p in dfa.accepts[state])
         if not matching:
             return
