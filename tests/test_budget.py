@@ -12,7 +12,7 @@ from tiny import EOS_TOKEN, tiny_tokenizer
 from edgedsl.errors import GenerationError, GrammarError
 from edgedsl.grammar import BudgetGuard, CompiledGrammar, Grammar, Matcher
 from edgedsl.grammar.authoring.fuzz import Generation
-from edgedsl.grammar.position import Automaton
+from edgedsl.grammar.position import Automaton, Position
 from edgedsl.grammar.vocabulary import Vocabulary
 
 # name -> Lark grammar, words that are tokens, largest budget tried
@@ -125,13 +125,36 @@ def test_random_choices_end_inside_the_budget_and_parse(name: str, seed: int, sp
     assert len(token_ids) <= budget
 
 
-def test_the_whole_mask_is_that_of_single_questions() -> None:
+@pytest.mark.parametrize("seed", range(5))
+def test_what_is_drawn_is_the_best_of_what_single_questions_permit(seed: int) -> None:
     grammar = compiled("list")
+    rng = np.random.default_rng(seed)
     for budget in range(2, 8):
+        one_by_one = [
+            t for t in Reference(grammar).allowed(()) if guard_after(grammar, [], budget).permits(t, budget - 1)
+        ]
+        logits = rng.standard_normal(grammar.vocab_size).astype(np.float32)
+        best = max(one_by_one, key=logits.__getitem__)
         guard = guard_after(grammar, [], budget)
-        reference = Reference(grammar)
-        one_by_one = [t for t in reference.allowed(()) if guard_after(grammar, [], budget).permits(t, budget - 1)]
-        assert sorted(guard.permitted(budget - 1)) == sorted(one_by_one)
+        bitmask = np.zeros(grammar.bitmask_size, np.int32)
+        grammar.matcher().fill_bitmask(bitmask)
+        guard.mask(logits, bitmask)
+        assert guard.choose(logits, lambda values: int(values.argmax()), budget - 1) == best
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_classes_hold_what_a_walk_token_by_token_meets(name: str) -> None:
+    planner = compiled(name).planner
+    step = planner.automaton.step
+    waiting, seen = [planner.automaton.start()], set[Position]()
+    for position in waiting:
+        expected: dict[Position, list[int]] = {}
+        for token_id, (stack, lexeme) in planner.vocabulary.walk(position, step):
+            expected.setdefault(Position(stack, lexeme), []).append(token_id)
+        found = {target: ids.tolist() for target, ids in planner.classes.at(position).items()}
+        assert found == {target: sorted(ids) for target, ids in expected.items()}
+        waiting += [target for target in expected if target not in seen][: 60 - len(waiting)]
+        seen.update(expected)
 
 
 def test_steering_is_told_from_a_budget_that_did_not_matter() -> None:

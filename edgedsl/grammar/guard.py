@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from itertools import count
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,8 +13,6 @@ from edgedsl.grammar.position import Position
 
 # While twice the bytes that are missing, and this many tokens more, fit into the budget, no completion is worked out.
 _FAR = 16
-# Tokens refused one by one; after them all are judged at once, which costs as much as dozens of single ones.
-_MAX_REFUSED = 32
 
 
 class BudgetGuard:
@@ -34,6 +31,7 @@ class BudgetGuard:
         self._position = self._planner.automaton.start()
         self._ending: list[int] | None = None  # tokens that would end the program from here, once it is near
         self._next: tuple[int, Position, list[int] | None] | None = None
+        self._classes: dict[Position, NDArray[np.int32]] | None = None
         self.is_steering = False
 
     def mask(self, logits: NDArray[np.float32], bitmask: NDArray[np.int32]) -> None:
@@ -59,20 +57,24 @@ class BudgetGuard:
         Raises:
             GenerationError: no token is left.
         """
-        for num_refused in count(1):
-            token_id = draw(logits)
-            if self.permits(token_id, tokens_left):
-                return token_id
-            logits[token_id] = -np.inf
-            if num_refused == _MAX_REFUSED:
-                self._mask_refused(logits, tokens_left)
-        raise AssertionError
+        while not self.permits(token_id := draw(logits), tokens_left):
+            self._mask_refused(logits, token_id)
+        return token_id
 
-    def _mask_refused(self, logits: NDArray[np.float32], tokens_left: int) -> None:
-        allowed = [*self.permitted(tokens_left), *(self._end_token_ids if self.may_end() else ())]
-        kept = logits[allowed]
-        logits[:] = -np.inf
-        logits[allowed] = kept
+    def _mask_refused(self, logits: NDArray[np.float32], token_id: int) -> None:
+        """Mask a refused token, with all that lead to the same position, and once all that lead to none."""
+        logits[token_id] = -np.inf
+        if token_id in self._end_token_ids:
+            return
+        if self._classes is None:
+            self._classes = self._planner.classes.at(self._position)
+            kept = np.concatenate([*self._classes.values(), np.array(sorted(self._end_token_ids), np.int32)])
+            values = logits[kept]
+            logits[:] = -np.inf
+            logits[kept] = values
+        target = self._target(token_id)
+        if target is not None:
+            logits[self._classes[target]] = -np.inf
 
     def may_end(self) -> bool:
         """Whether the program is whole for Lark too."""
@@ -89,8 +91,11 @@ class BudgetGuard:
             return True
         if token_id in self._end_token_ids:
             return self.may_end()
-        position = self._planner.automaton.advance(self._position, self._planner.vocabulary.token_bytes[token_id])
+        position = self._target(token_id)
         return position is not None and self._permits(token_id, position, tokens_left)
+
+    def _target(self, token_id: int) -> Position | None:
+        return self._planner.automaton.advance(self._position, self._planner.vocabulary.token_bytes[token_id])
 
     def consume(self, token_id: int) -> None:
         """Advance by a token that was permitted.
@@ -101,24 +106,7 @@ class BudgetGuard:
         if self._next is None or self._next[0] != token_id:
             raise GenerationError(f"token {token_id} was not checked against the budget")
         _, self._position, self._ending = self._next
-        self._next = None
-
-    def permitted(self, tokens_left: int) -> list[int]:
-        """All tokens that may come, for when asking one by one takes too long.
-
-        Raises:
-            GenerationError: there is none, although the program cannot end here.
-        """
-        verdicts: dict[Position, bool] = {}
-        allowed = []
-        for token_id, position in self._planner.successors(self._position):
-            if position not in verdicts and self._matcher.allows(token_id):
-                verdicts[position] = self._permits(token_id, position, tokens_left)
-            if verdicts.get(position):
-                allowed.append(token_id)
-        if not allowed and not self.may_end():
-            raise GenerationError("no token leaves time to finish the program; it was discarded")
-        return allowed
+        self._next = self._classes = None
 
     def _permits(self, token_id: int, position: Position, tokens_left: int) -> bool:
         if 2 * self._planner.rough_bound(position) + _FAR <= tokens_left:

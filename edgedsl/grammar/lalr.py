@@ -10,6 +10,7 @@ from __future__ import annotations
 import heapq
 import math
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from itertools import count
 from typing import Any, NamedTuple
 
@@ -21,24 +22,45 @@ _ROOT = "$root"
 Item = tuple[str, tuple[str, ...], int]  # left side, right side, symbols of it that were read
 
 
-class Stack:
-    """A stack of LR states that shares its lower part with other stacks."""
+class Family:
+    """Counts the stacks that share a lowest state."""
 
-    __slots__ = ("_above", "below", "endings", "environment", "state")
+    __slots__ = ("size",)
+
+    def __init__(self) -> None:
+        self.size = 0
+
+
+class Stack:
+    """A stack of LR states that shares its lower part with other stacks.
+
+    Attributes:
+        state: the upper one.
+        below: the stack without it.
+        environment: which catalogue names hold above; see edgedsl.grammar.scopes.
+        endings: the cheapest one by each measure, once known.
+        plans: what edgedsl.grammar.planner knows of the positions with this stack, by the lexer's state.
+        family: the stacks with the same lowest state.
+    """
+
+    __slots__ = ("_above", "below", "endings", "environment", "family", "plans", "state")
 
     def __init__(self, state: int, below: Stack | None, environment: int = 0) -> None:
         self.state = state
         self.below = below
-        self.environment = environment  # which catalogue names hold above; see edgedsl.grammar.scopes
-        self.endings: dict[str, Ending] = {}  # the cheapest one by each measure, once known
+        self.environment = environment
+        self.endings: dict[str, Ending] = {}
+        self.plans: dict[int, Plan] = {}
+        self.family = below.family if below else Family()
+        self.family.size += 1
         self._above: dict[tuple[int, int], Stack] = {}
 
     def push(self, state: int, environment: int) -> Stack:
         """The stack with one more state; the same object for the same state and environment."""
         key = (state, environment)
-        if key not in self._above:
-            self._above[key] = Stack(state, self, environment)
-        return self._above[key]
+        above = self._above.get(key)
+        # Requests of several threads share stacks; all must get the same object.
+        return self._above.setdefault(key, Stack(state, self, environment)) if above is None else above
 
     def pop(self, count: int) -> Stack:
         """The stack without its ``count`` upper states."""
@@ -55,6 +77,19 @@ class Ending(NamedTuple):
     cost: float
     symbols: tuple[str, ...]
     after: Stack | None
+
+
+@dataclass(slots=True)
+class Plan:
+    """What is known of a position's endings.
+
+    Attributes:
+        best: tokens of the shortest one; None where none is known.
+        searched: budgets up to this one were searched without finding any.
+    """
+
+    best: list[int] | None
+    searched: int = -1
 
 
 class Tables:

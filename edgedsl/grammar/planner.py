@@ -13,14 +13,15 @@ import math
 from collections.abc import Callable, Iterator
 
 from edgedsl.errors import GrammarError
-from edgedsl.grammar.lalr import Costs, Stack
+from edgedsl.grammar.lalr import Costs, Plan, Stack
 from edgedsl.grammar.position import EMPTY, Automaton, Position
+from edgedsl.grammar.token_classes import TokenClasses
 from edgedsl.grammar.vocabulary import Vocabulary
 
 _BYTES_PER_TOKEN = 2  # a guess that only orders a search
 # A completion that is a little too long is searched for a shorter one, this hard.
 _MAX_EXCESS = 2
-_MAX_VISITS = 256
+_MAX_VISITS = 64
 Check = Callable[[list[int]], bool]
 
 
@@ -34,6 +35,7 @@ class Planner:
     def __init__(self, automaton: Automaton, vocabulary: Vocabulary, is_program: Check) -> None:
         self.automaton = automaton
         self.vocabulary = vocabulary
+        self.classes = TokenClasses(automaton, vocabulary.token_bytes)
         self._rests: dict[tuple[int, int], tuple[int, bytes] | None] = {}
         spellings = {
             name: self._find_rest(automaton.terminal_start(name), automaton.patterns_of(name))
@@ -84,11 +86,24 @@ class Planner:
             budget: number of tokens.
             is_ending: the decoding engine's opinion of an ending.
         """
-        tokens = self.completion(position)
-        if tokens is not None and len(tokens) <= budget and is_ending(tokens):
-            return tokens
-        excess = 0 if tokens is None else len(tokens) - budget
-        return self.search(position, budget, is_ending) if excess <= _MAX_EXCESS else None
+        plan = self._plan(position)
+        if plan.best is not None and len(plan.best) <= budget and is_ending(plan.best):
+            return plan.best
+        excess = 0 if plan.best is None else len(plan.best) - budget
+        if excess > _MAX_EXCESS or budget <= plan.searched:
+            return None
+        found = self.search(position, budget, is_ending)
+        if found is None:
+            plan.searched = budget
+        else:
+            plan.best = found
+        return found
+
+    def _plan(self, position: Position) -> Plan:
+        plans = position.stack.plans
+        if position.lexeme not in plans:
+            plans[position.lexeme] = Plan(self.completion(position))
+        return plans[position.lexeme]
 
     def search(self, position: Position, budget: int, is_ending: Check) -> list[int] | None:
         """An ending of at most ``budget`` tokens, found by trying tokens; None where none was found.
@@ -103,13 +118,13 @@ class Planner:
         for left in reversed(range(budget)):
             following = []
             for reached, tokens in level:
-                for token_id, target in self.successors(reached):
+                for target, token_ids in self.classes.at(reached).items():
+                    if target in seen:
+                        continue
                     visits += 1
                     if visits > _MAX_VISITS:
                         return None
-                    if target in seen:
-                        continue
-                    ending = [*tokens, token_id]
+                    ending = [*tokens, int(token_ids[0])]
                     if self.automaton.is_complete(target) and is_ending(ending):
                         return ending
                     seen.add(target)
@@ -117,12 +132,6 @@ class Planner:
                         following.append((target, ending))
             level = following
         return None
-
-    def successors(self, position: Position) -> Iterator[tuple[int, Position]]:
-        """Every token that may follow, with the position after it."""
-        step = self.automaton.step
-        for token_id, (stack, lexeme) in self.vocabulary.walk((position.stack, position.lexeme), step):
-            yield token_id, Position(stack, lexeme)
 
     def _least(self, position: Position, costs: Costs) -> float:
         """The bytes that the begun lexeme misses, and the cost of what follows."""

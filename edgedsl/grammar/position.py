@@ -6,7 +6,6 @@ This repeats what Lark's contextual lexer and LALR parser do, but on prefixes, a
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
 
@@ -19,10 +18,10 @@ from edgedsl.grammar.regex import Dfa, Nfa
 from edgedsl.grammar.scopes import Scopes
 
 EMPTY = -1
+_MAX_STACKS = 50_000  # about 500 bytes each with what is known of it
 
 
-@dataclass(frozen=True, slots=True)
-class Position:
+class Position(NamedTuple):
     """``lexeme`` is the lexer's state inside a begun lexeme, -1 between two."""
 
     stack: Stack
@@ -63,6 +62,7 @@ class Automaton:
             self._add(terminal)
         self.dfa = Dfa(self.nfa, [ranks[pattern.terminal] for pattern in self.patterns])
         self._lexer_starts: dict[tuple[int, int], int] = {}
+        self._root: Stack | None = None
 
     @property
     def terminals(self) -> list[str]:
@@ -74,8 +74,13 @@ class Automaton:
         return self._by_terminal[terminal]
 
     def start(self) -> Position:
-        """Before the first byte."""
-        return Position(self.tables.start())
+        """Before the first byte.
+
+        Programs share their stacks, and so what is known of them, until these have become many.
+        """
+        if self._root is None or self._root.family.size > _MAX_STACKS:
+            self._root = self.tables.start()
+        return Position(self._root)
 
     def advance(self, position: Position, data: bytes) -> Position | None:
         """The position after more bytes; None where no program begins so."""

@@ -10,7 +10,11 @@ import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
+from itertools import pairwise
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from edgedsl.errors import GrammarError
 
@@ -149,6 +153,7 @@ class Dfa:
         self._ids: dict[tuple[int, ...], int] = {}
         self._next: list[dict[int, int]] = []
         self._moves: list[tuple[dict[int, list[int]], list[tuple[int, int, int]]] | None] = []
+        self._rows: dict[int, NDArray[np.int32]] = {}
         self.accepts: list[tuple[int, ...]] = []  # per state: patterns that match here, smallest number first
         self.patterns: list[frozenset[int]] = []  # per state: patterns that may still match
         self._finals = {state: pattern for pattern, state in enumerate(nfa.final)}
@@ -181,6 +186,20 @@ class Dfa:
                         wide.append((low, high, target))
             moves = self._moves[state] = (single, wide)
         return moves
+
+    def row(self, state: int) -> NDArray[np.int32]:
+        """The states after each of the 256 bytes; -1 where no pattern goes on."""
+        if state not in self._rows:
+            single, wide = self._moves_of(state)
+            edges = {0, 256, *single, *(byte + 1 for byte in single)}
+            edges.update(edge for low, high, _ in wide for edge in (low, high + 1))
+            row = np.empty(256, np.int32)
+            for low, high in pairwise(sorted(edges)):
+                row[low:high] = self.step(state, low)
+            if not wide:  # those of a catalogue's names: many, and soon made again
+                return row
+            self._rows[state] = row
+        return self._rows[state]
 
     def few_bytes(self, state: int) -> list[int] | None:
         """The bytes that lead on; None where ranges make them many."""

@@ -77,7 +77,7 @@ class Walker:
         if position is None or self._num_compared == _MAX_COMPARED:
             return
         self._num_compared += 1
-        taken = {token_id for token_id, _ in self._planner.successors(position)} | self._compiled.end_token_ids
+        taken = self._compiled.end_token_ids.union(*map(np.ndarray.tolist, self._planner.classes.at(position).values()))
         refused = set(_ids(self._bitmask).tolist()) - taken
         self.disagreements += [self._text([*token_ids, token_id]) for token_id in sorted(refused)[:_KEPT]]
 
