@@ -10,6 +10,7 @@ import argparse
 import json
 import re
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from edgedsl import atomic
 from edgedsl.errors import DataError, EdgeDSLError
 from edgedsl.evaluation.record import RESULT_SCHEMA
 
-START, END = "<!-- bench:start -->", "<!-- bench:end -->"
+SECTIONS = ("headline", "bench")
 KINDS = ("quality", "budget", "latency")
 CAPTION = ("model", "grammar", "cpu", "command")
 _NAME = re.compile(r"[a-z0-9.-]+_[a-z0-9.-]+_\d{6}\.json")
@@ -28,6 +29,14 @@ _TITLES = {
     "exact_match_unseen": "exact match, unseen targets", "nearest_neighbour_exact_match": "nearest neighbour",
     "no_grammar_parse_rate": "parse rate without grammar",
 }  # fmt: skip
+_HEADLINE = (
+    "rows",
+    "exact_match",
+    "nearest_neighbour_exact_match",
+    "parse_rate",
+    "no_grammar_parse_rate",
+    "e2el_ms_p50",
+)
 _PERCENT = re.compile(r"exact_match|_rate\b|_share\b|^validity$|^execution_match$")
 
 
@@ -37,9 +46,33 @@ def render(results: Path) -> str:
     Raises:
         DataError: a file of another name or shape; the message names it.
     """
+    return "\n\n".join(_table(path, document) for path, document in _documents(results))
+
+
+def headline(results: Path) -> str:
+    """Markdown of one table: the quality results, a line each, with their main figures.
+
+    Raises:
+        DataError: see :func:`render`.
+    """
+    found = [document for _, document in _documents(results) if document["kind"] == "quality"]
+    if not found:
+        return ""
+    lines = [_line(("language", "model", *map(_title, _HEADLINE))), f"|{' --- |' * (len(_HEADLINE) + 2)}"]
+    for document in found:
+        for row in document["rows"]:
+            cells = [_cell(name, row.get(name)) for name in _HEADLINE]
+            lines.append(_line((_text(row["bundle"]), _text(document["caption"]["model"]), *cells)))
+    return "\n".join(lines)
+
+
+def _documents(results: Path) -> list[tuple[Path, dict[str, Any]]]:
     documents = [(path, read_result(path)) for path in sorted(results.glob("*.json"))]
-    documents.sort(key=lambda item: KINDS.index(item[1]["kind"]))
-    return "\n\n".join(_table(path, document) for path, document in documents)
+    return sorted(documents, key=lambda item: KINDS.index(item[1]["kind"]))
+
+
+def _line(cells: Iterable[str]) -> str:
+    return f"| {' | '.join(cells)} |"
 
 
 def read_result(path: Path) -> dict[str, Any]:
@@ -61,17 +94,32 @@ def read_result(path: Path) -> dict[str, Any]:
     return document
 
 
-def insert(readme: str, tables: str) -> str:
-    """The text with what stands between the markers replaced.
+def markers(section: str) -> tuple[str, str]:
+    """The lines of README.md between which a section stands."""
+    return f"<!-- {section}:start -->", f"<!-- {section}:end -->"
+
+
+def insert(readme: str, section: str, tables: str) -> str:
+    """The text with what stands between the markers of a section replaced.
 
     Raises:
         DataError: the markers are not there exactly once and in order.
     """
-    before, start, rest = readme.partition(START)
-    _, end, after = rest.partition(END)
-    if not start or not end or START in after or END in before or END in after:
-        raise DataError(f"README.md needs the lines '{START}' and '{END}', once each", hint="put them back")
-    return f"{before}{START}\n{tables}\n{END}{after}" if tables else f"{before}{START}\n{END}{after}"
+    first, last = markers(section)
+    before, start, rest = readme.partition(first)
+    _, end, after = rest.partition(last)
+    if not start or not end or first in after or last in before or last in after:
+        raise DataError(f"README.md needs the lines '{first}' and '{last}', once each", hint="put them back")
+    return f"{before}{first}\n{tables}\n{last}{after}" if tables else f"{before}{first}\n{last}{after}"
+
+
+def current(readme: str, results: Path) -> str:
+    """The text of README.md as it should be.
+
+    Raises:
+        DataError: see :func:`insert` and :func:`render`.
+    """
+    return insert(insert(readme, "headline", headline(results)), "bench", render(results))
 
 
 def _problem(document: Any) -> str | None:
@@ -104,10 +152,10 @@ def _table(path: Path, document: dict[str, Any]) -> str:
         "",
         *(f"- {_text(line)}" for line in document.get("caveats", [])),
         *([""] if document.get("caveats") else []),
-        f"| {' | '.join(_title(column) for column in columns)} |",
+        _line(map(_title, columns)),
         f"|{' --- |' * len(columns)}",
     ]
-    lines += [f"| {' | '.join(_cell(name, row[name]) for name in columns)} |" for row in document["rows"]]
+    lines += [_line(_cell(name, row[name]) for name in columns) for row in document["rows"]]
     return "\n".join(lines)
 
 
@@ -160,7 +208,7 @@ def _run(readme: Path, results: Path, *, check: bool) -> None:
         old = readme.read_text(encoding="utf-8")
     except OSError as exc:
         raise DataError(f"'{readme}' cannot be read: {exc.strerror}", hint="run it in the repository root") from exc
-    new = insert(old, render(results))
+    new = current(old, results)
     if check and new != old:
         raise DataError(f"the tables in '{readme}' are not current", hint="run 'python -m edgedsl.bench.table'")
     if new != old:

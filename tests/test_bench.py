@@ -204,6 +204,10 @@ def test_charts_take_extremes() -> None:
     assert charts.bar_chart([("a<b", 2)]).count("a&lt;b") == 1
 
 
+HEADLINE, HEADLINE_END = table.markers("headline")
+START, END = table.markers("bench")
+
+
 def result_file(folder: Path, name: str = "speed_box-2c_202611.json", **changes: Any) -> Path:
     document = {
         "schema": 1,
@@ -221,7 +225,9 @@ def result_file(folder: Path, name: str = "speed_box-2c_202611.json", **changes:
 
 @pytest.fixture
 def repository(tmp_path: Path) -> Path:
-    (tmp_path / "README.md").write_text(f"top\n{table.START}\nold\n{table.END}\nend\n", encoding="utf-8")
+    (tmp_path / "README.md").write_text(
+        f"{HEADLINE}\nold\n{HEADLINE_END}\ntop\n{START}\nold\n{END}\nend\n", encoding="utf-8"
+    )
     (tmp_path / "results").mkdir()
     return tmp_path
 
@@ -232,12 +238,15 @@ def run_table(repository: Path, *flags: str) -> int:
 
 def test_tables_go_between_the_markers(repository: Path) -> None:
     result_file(repository / "results")
-    result_file(repository / "results", "match_box-2c_202611.json", kind="quality", title="Match", caveats=[])
+    rows = [{"bundle": "flow", "exact_match": 0.9, "parse_rate": 1.0}]
+    result_file(
+        repository / "results", "match_box-2c_202611.json", kind="quality", title="Match", caveats=[], rows=rows
+    )
     assert run_table(repository, "--check") == 5
     assert run_table(repository) == 0
     text = (repository / "README.md").read_text(encoding="utf-8")
-    assert text.startswith(f"top\n{table.START}\n**Match.**")
-    assert text.endswith(f"{table.END}\nend\n")
+    assert f"| flow | m, int8 | - | 90.0% | - | 100.0% | - | - |\n{HEADLINE_END}\ntop\n{START}\n**Match.**" in text
+    assert text.endswith(f"{END}\nend\n")
     assert "old" not in text
     assert "Model m, int8; grammar g; c\\|d; `edgedsl bench`." in text
     assert "| int8 | 12.5% | 66.0 | - | 2,913 |" in text
@@ -248,14 +257,17 @@ def test_tables_go_between_the_markers(repository: Path) -> None:
 
 def test_no_results_leave_the_markers(repository: Path) -> None:
     assert run_table(repository) == 0
-    assert (repository / "README.md").read_text(encoding="utf-8") == f"top\n{table.START}\n{table.END}\nend\n"
+    assert (repository / "README.md").read_text(encoding="utf-8") == (
+        f"{HEADLINE}\n{HEADLINE_END}\ntop\n{START}\n{END}\nend\n"
+    )
 
 
-@pytest.mark.parametrize("text", ["", f"{table.END} {table.START}", f"{table.START}{table.END}{table.START}"])
+@pytest.mark.parametrize("text", ["", f"{END} {START}", f"{START}{END}{START}"])
 def test_markers_must_be_there_once(repository: Path, text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    text = f"{HEADLINE}{HEADLINE_END}{text}"
     (repository / "README.md").write_text(text, encoding="utf-8")
     assert run_table(repository) == 5
-    assert table.START in capsys.readouterr().err
+    assert START in capsys.readouterr().err
     assert (repository / "README.md").read_text(encoding="utf-8") == text
 
 
@@ -294,6 +306,4 @@ def test_what_bench_and_eval_write_is_a_result(run_bench: Bench, tmp_path: Path)
 def test_readme_of_the_repository_is_current() -> None:
     root = Path(__file__).parents[1]
     readme = (root / "README.md").read_text(encoding="utf-8")
-    if table.START not in readme:
-        pytest.skip("README.md has no markers yet")
-    assert table.insert(readme, table.render(root / "bench" / "results")) == readme
+    assert table.current(readme, root / "bench" / "results") == readme
