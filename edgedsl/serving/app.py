@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+from functools import lru_cache
 from typing import Annotated, Any
 
 from fastapi import Body, FastAPI, Request
@@ -50,6 +51,7 @@ def create_app(queue: EngineQueue, *, keys: KeyRing | None = None, defaults: Gen
     return app
 
 
+@lru_cache(maxsize=1)  # a manifest is long, and every answer names it
 def fingerprint(engine: Generator) -> str:
     """Names bundle, version and execution provider: a seed repeats an answer only under the same fingerprint."""
     manifest = getattr(engine, "manifest", None)
