@@ -11,7 +11,7 @@ import numpy as np
 
 from edgedsl.bundle.manifest import Manifest, open_bundle
 from edgedsl.errors import GenerationError, PromptTooLong, RequestError
-from edgedsl.grammar import BudgetGuard, Grammar
+from edgedsl.grammar import CompiledGrammar, Grammar
 from edgedsl.prompt import PromptTemplate
 from edgedsl.runtime.decoder import Decoder
 from edgedsl.runtime.sampling import SamplingParams
@@ -35,7 +35,7 @@ class Engine:
         self.decoder = decoder
         self.execution_provider = decoder.execution_provider
         self.compiled = grammar.compile(tokenizer, tokenizer.end_token_ids(template))
-        self.min_tokens = self.compiled.planner.min_tokens  # worked out now: the first request pays nothing
+        _ = self.compiled.planner  # worked out now: the first request pays nothing
         self.manifest: Manifest | None = None
         self.load_ms = 0.0
         self._bitmask = np.zeros(self.compiled.bitmask_size, np.int32)
@@ -72,13 +72,18 @@ class Engine:
         """Generate one program; keywords are those of :class:`SamplingParams`."""
         return self.generate(sentence, SamplingParams(**sampling))
 
-    def stream(self, sentence: str, **sampling: Any) -> Iterator[str]:
+    def stream(self, sentence: str, *, compiled: CompiledGrammar | None = None, **sampling: Any) -> Iterator[str]:
         """Yield the program's text as it is decoded; nothing runs before the first piece is asked for.
+
+        Args:
+            sentence: what the user said.
+            compiled: see :meth:`generate`.
+            sampling: keywords of :class:`SamplingParams`.
 
         Raises:
             GenerationError: at the end, when the finished text does not parse; what was yielded must then be discarded.
         """
-        sequence = self._start(sentence, SamplingParams(**sampling), constrained=True)
+        sequence = self._start(sentence, SamplingParams(**sampling), compiled or self.compiled)
         yield from self._decode(sequence)
         self._finish(sequence)
 
@@ -90,6 +95,7 @@ class Engine:
         on_text: Callable[[str], None] | None = None,
         is_cancelled: Callable[[], bool] | None = None,
         constrained: bool = True,
+        compiled: CompiledGrammar | None = None,
     ) -> Completion:
         """Generate one program.
 
@@ -99,13 +105,14 @@ class Engine:
             on_text: gets each piece of text.
             is_cancelled: asked after every token; the completion then has ``finish_reason`` ``cancelled``.
             constrained: ``False`` decodes without the grammar, to measure what it does; never used to serve.
+            compiled: another grammar than the bundle's, over the same tokens.
 
         Raises:
             RequestError: an empty sentence, or values out of range.
             PromptTooLong: no room for the sentence.
             GenerationError: the model or an engine failed, or the two engines disagree.
         """
-        sequence = self._start(sentence, params, constrained=constrained)
+        sequence = self._start(sentence, params, (compiled or self.compiled) if constrained else None)
         for piece in self._decode(sequence):
             if on_text:
                 on_text(piece)
@@ -114,7 +121,7 @@ class Engine:
                 break
         return self._finish(sequence)
 
-    def _start(self, sentence: str, params: SamplingParams, *, constrained: bool) -> Sequence:
+    def _start(self, sentence: str, params: SamplingParams, compiled: CompiledGrammar | None) -> Sequence:
         started = time.perf_counter()
         if not sentence.strip():
             raise RequestError("the sentence is empty", hint="say what the program should do")
@@ -125,16 +132,14 @@ class Engine:
                 hint="shorten it",
             )
         token_ids = self.tokenizer.encode_prompt(self.template, _encodable(sentence))
-        matcher = self.compiled.matcher() if constrained else None
-        guard = BudgetGuard(self.compiled, matcher) if matcher else None
-        self._check_budget(len(token_ids), params, constrained=constrained)
-        return Sequence(token_ids, params, matcher, guard, self.tokenizer.stream(), started_s=started)
+        self._check_budget(len(token_ids), params, compiled)
+        return Sequence(token_ids, params, compiled, self.tokenizer.stream(), started_s=started)
 
-    def _check_budget(self, num_prompt_tokens: int, params: SamplingParams, *, constrained: bool) -> None:
+    def _check_budget(self, num_prompt_tokens: int, params: SamplingParams, compiled: CompiledGrammar | None) -> None:
         """A budget that no program fits into is refused before any compute."""
-        if constrained:
-            self.compiled.check_budget(params.max_tokens)
-        least = self.min_tokens if constrained else 1
+        if compiled:
+            compiled.check_budget(params.max_tokens)
+        least = compiled.planner.min_tokens if compiled else 1
         context = self.decoder.info.context_length
         if num_prompt_tokens + least > context:
             raise PromptTooLong(
@@ -190,7 +195,7 @@ class Engine:
 
     def _finish(self, sequence: Sequence) -> Completion:
         text = self.tokenizer.decode(sequence.token_ids)
-        if sequence.finish_reason != "cancelled" and sequence.matcher and not self.grammar.accepts(text):
+        if sequence.finish_reason != "cancelled" and sequence.compiled and not sequence.compiled.grammar.accepts(text):
             raise GenerationError(
                 "the two grammar engines disagree about a finished program; it was discarded",
                 hint="the grammar has terminals that overlap; write them so that one text has one reading",

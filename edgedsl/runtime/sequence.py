@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from edgedsl.grammar import BudgetGuard, Matcher
+from edgedsl.grammar import BudgetGuard, CompiledGrammar
 from edgedsl.runtime.sampling import SamplingParams, sample
 from edgedsl.tokenizer import TextStream
 
@@ -68,8 +68,7 @@ class Sequence:
 
     prompt_token_ids: list[int]
     params: SamplingParams
-    matcher: Matcher | None
-    guard: BudgetGuard | None
+    compiled: CompiledGrammar | None
     text_stream: TextStream
     token_ids: list[int] = field(default_factory=list)
     finish_reason: FinishReason | None = None
@@ -79,6 +78,8 @@ class Sequence:
 
     def __post_init__(self) -> None:
         self.rng = np.random.default_rng(self.params.seed)
+        self.matcher = self.compiled.matcher() if self.compiled else None
+        self.guard = BudgetGuard(self.compiled, self.matcher) if self.compiled and self.matcher else None
 
     def draw(self, logits: NDArray[np.float32]) -> int:
         """Pick a token id from masked logits [vocab]."""
