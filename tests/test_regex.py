@@ -54,6 +54,17 @@ def test_matches_what_python_matches(pattern: str) -> None:
 
 
 @pytest.mark.parametrize("pattern", PATTERNS)
+def test_a_row_holds_every_step(pattern: str) -> None:
+    (dfa, starts), (other, _) = automaton(pattern), automaton(pattern)
+    reached = [dfa.start(starts)]
+    assert other.start(starts) == reached[0]
+    for state in reached:  # rows first in one automaton, steps first in the other: both number their states alike
+        row = dfa.row(state).tolist()
+        assert row == [other.step(state, byte) for byte in range(256)]
+        reached += sorted(set(row) - {-1, *reached})[: max(0, 20 - len(reached))]
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
 def test_min_bytes_is_the_length_of_the_shortest_match(pattern: str) -> None:
     dfa, starts = automaton(pattern)
     state, distance = dfa.start(starts), dfa.min_bytes(dfa.start(starts), 0)
