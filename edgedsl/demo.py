@@ -32,8 +32,8 @@ class DemoSizes:
 
     train_rows: int = 2400
     test_rows: int = 200
-    base_rows: int = 16
-    unconstrained_rows: int = 50
+    base_rows: int = 12
+    unconstrained_rows: int = 40
     export_rows: int = 48
     eval_rows: int = 16
 
@@ -89,10 +89,13 @@ def _project(folder: Path, sizes: DemoSizes, say: Say) -> Config:
         raise ConfigError(
             f"'{folder}' holds a demo of another size", hint=f"remove '{folder}', or give another --output"
         )
-    train = {"num_epochs": 1.0, "eval_rows": sizes.eval_rows, "eval_loss_rows": 6 * sizes.eval_rows}
-    config = override(
-        config, "train", train | {"eval_every": math.ceil(sizes.train_rows / config.train.batch_size / 2)}
-    )
+    # Evaluated once, at the end: one pass has no checkpoint that is better than its last.
+    config = override(config, "train", {
+        "num_epochs": 1.0,
+        "eval_every": math.ceil(sizes.train_rows / config.train.batch_size),
+        "eval_rows": sizes.eval_rows,
+        "eval_loss_rows": 6 * sizes.eval_rows,
+    })  # fmt: skip
     config = override(config, "export", {"eval_rows": sizes.export_rows})
     return override(config, "generate", {"max_tokens": MAX_TOKENS})
 
