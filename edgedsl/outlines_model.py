@@ -30,7 +30,7 @@ def from_bundle(path: str | Path, *, execution_provider: str = "cpu", num_thread
     return OutlinesModel(Engine.from_bundle(path, execution_provider=execution_provider, num_threads=num_threads))
 
 
-class OutlinesModel(Model):
+class OutlinesModel(Model):  # type: ignore[misc]  # Outlines has no types
     """``model("sentence", OutputType, max_tokens=64)``; keywords are those of :class:`SamplingParams`.
 
     ``outlines.Generator`` knows only the models of Outlines itself; call the model, or its ``batch`` and ``stream``.
@@ -94,7 +94,7 @@ class OutlinesModel(Model):
         return compiled
 
 
-class _TypeAdapter(ModelTypeAdapter):
+class _TypeAdapter(ModelTypeAdapter):  # type: ignore[misc]
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._compiled: dict[str, CompiledGrammar] = {}

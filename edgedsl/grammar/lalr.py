@@ -51,7 +51,7 @@ class Stack:
         self.environment = environment
         self.endings: dict[str, Ending] = {}
         self.plans: dict[int, Plan] = {}
-        self.family = below.family if below else Family()
+        self.family: Family = below.family if below else Family()
         self.family.size += 1
         self._above: dict[tuple[int, int], Stack] = {}
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
-from functools import lru_cache
 from typing import Annotated, Any
 
 from fastapi import Body, FastAPI, Request
@@ -17,7 +15,7 @@ from edgedsl.config import GenerateSection
 from edgedsl.runtime.sequence import Completion
 from edgedsl.serving.errors import ErrorResponse, handle
 from edgedsl.serving.gate import Gate, KeyRing
-from edgedsl.serving.queue import EngineQueue, Generator
+from edgedsl.serving.queue import EngineQueue
 from edgedsl.serving.schemas import ChatCompletion, ChatRequest, ErrorBody, ModelCard, ModelList
 from edgedsl.serving.stream import Answer, EventStream, Leaving, failure
 
@@ -49,14 +47,6 @@ def create_app(queue: EngineQueue, *, keys: KeyRing | None = None, defaults: Gen
     _add_models(app, queue)
     _add_chat(app, queue, defaults or GenerateSection())
     return app
-
-
-@lru_cache(maxsize=1)  # a manifest is long, and every answer names it
-def fingerprint(engine: Generator) -> str:
-    """Names bundle, version and execution provider: a seed repeats an answer only under the same fingerprint."""
-    manifest = getattr(engine, "manifest", None)
-    text = f"{__version__} {engine.name} {engine.execution_provider} {manifest!r}"
-    return "fp_" + hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def _add_health(app: FastAPI, queue: EngineQueue) -> None:
@@ -103,7 +93,7 @@ def _add_chat(app: FastAPI, queue: EngineQueue, defaults: GenerateSection) -> No
         if body.model != engine.name:
             return _model_not_found(body.model, engine.name)
         job = queue.submit(body.sentence, body.sampling_params(defaults), is_streamed=bool(body.stream))
-        answer = Answer(job, model=engine.name, fingerprint=fingerprint(engine))
+        answer = Answer(job, model=engine.name, fingerprint=queue.fingerprint)
         with contextlib.ExitStack() as stack:
             leaving = Leaving(request.receive, queue, job)
             stack.callback(leaving.stop)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
 from typing import Literal, Protocol
 
+from edgedsl._version import __version__
 from edgedsl.errors import QueueFull
 from edgedsl.runtime.sampling import SamplingParams
 from edgedsl.runtime.sequence import Completion
@@ -88,6 +90,7 @@ class EngineQueue:
 
     def __init__(self, load: Callable[[], Generator], *, max_queue: int) -> None:
         self.engine: Generator | None = None
+        self.fingerprint = ""  # of the engine, once it is loaded
         self.error: BaseException | None = None
         self.state: State = "loading"
         self.loaded = threading.Event()
@@ -159,7 +162,9 @@ class EngineQueue:
 
     def _work(self) -> None:
         try:
-            self.engine = self._load()
+            engine = self._load()
+            self.fingerprint = _fingerprint(engine)
+            self.engine = engine
             with self._changed:
                 self.state = "ready" if self.state == "loading" else self.state
         except BaseException as exc:
@@ -169,7 +174,7 @@ class EngineQueue:
         finally:
             self.loaded.set()
         while job := self._next():
-            outcome = job.run(self.engine)
+            outcome = job.run(engine)
             with self._changed:
                 self._running = None  # before the answer goes out: the next request may follow it closely
             job.post(outcome)
@@ -179,3 +184,10 @@ class EngineQueue:
             self._changed.wait_for(lambda: self._waiting or self._is_closed)
             self._running = self._waiting.popleft() if self._waiting else None
             return self._running
+
+
+def _fingerprint(engine: Generator) -> str:
+    """Names bundle, version and execution provider: a seed repeats an answer only under the same fingerprint."""
+    manifest = getattr(engine, "manifest", None)
+    text = f"{__version__} {engine.name} {engine.execution_provider} {manifest!r}"
+    return "fp_" + hashlib.sha256(text.encode()).hexdigest()[:12]

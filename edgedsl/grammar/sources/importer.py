@@ -34,7 +34,7 @@ def import_grammar(
         GrammarError: a file that cannot be read, a notation that cannot be told, or what its reader raises.
     """
     text = _text(path)
-    document = _json(path, text) if notation in {"json-schema", "tools"} or path.suffix == ".json" else None
+    document: Any = _json(path, text) if notation in {"json-schema", "tools"} or path.suffix == ".json" else None
     if notation is None:
         notation = _notation(path, document)
     match notation:
