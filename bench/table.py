@@ -19,7 +19,7 @@ from edgedsl.errors import DataError, EdgeDSLError
 from edgedsl.evaluation.record import RESULT_SCHEMA
 
 SECTIONS = ("headline", "bench")
-KINDS = ("quality", "budget", "latency")
+KINDS = ("quality", "hops", "budget", "latency")
 CAPTION = ("model", "grammar", "cpu", "command")
 _NAME = re.compile(r"[a-z0-9.-]+_[a-z0-9.-]+_\d{6}\.json")
 _TITLES = {
@@ -37,7 +37,7 @@ _HEADLINE = (
     "no_grammar_parse_rate",
     "e2el_ms_p50",
 )
-_PERCENT = re.compile(r"exact_match|_rate\b|_share\b|^validity$|^execution_match$")
+_PERCENT = re.compile(r"exact_match|_rate\b|_share\b|^argmax_agreement$|^validity$|^execution_match$")
 
 
 def render(results: Path) -> str:
