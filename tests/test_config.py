@@ -52,7 +52,7 @@ def test_values_are_read_and_an_integer_may_stand_for_a_float(tmp_path: Path) ->
     [
         ("[train]\nlearning_rat = 1.0\n", "'learning_rat' is not known", "did you mean 'learning_rate'?"),
         ("[trian]\nr = 1\n", "'trian' is not known", "did you mean 'train'?"),
-        ("[train]\nxyzzy = 1\n", "'xyzzy' is not known", "known: output, r, "),
+        ("[train]\nxyzzy = 1\n", "'xyzzy' is not known", "known: output, init_adapter, r, "),
         ("train = 3\n", "'train' is 3, expected a section [train]", ""),
         ("[train]\nr = '8'\n", "[train] r is '8', expected int", ""),
         ("[train]\nr = true\n", "[train] r is True, expected int", ""),

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from byte_walks import byte_matcher, random_walk, verdict
 from click.testing import CliRunner
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from edgedsl.cli import group
@@ -114,6 +114,7 @@ SCHEMAS = st.recursive(SCALARS, lambda inner: objects(inner) | arrays(inner), ma
 
 @settings(max_examples=25, deadline=None)
 @given(SCHEMAS, st.integers(0, 2**32))
+@example({"type": "array", "items": {"type": "number"}, "minItems": 1}, 51060)
 def test_random_walks_of_a_schema_are_valid_and_canonical(schema: dict[str, Any], seed: int) -> None:
     imported = json_schema.to_lark(schema)
     grammar, rng = Grammar(imported.source), random.Random(seed)

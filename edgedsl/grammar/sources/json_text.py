@@ -11,7 +11,8 @@ from edgedsl.grammar.sources import expression as ex
 _ESCAPED = [(0, 31), (34, 34), (92, 92)]
 # Counts keep a model from writing digits for ever; 19 digits hold every 64-bit integer, 18 more every double.
 _INTEGER = r"0|-?[1-9][0-9]{0,18}"
-_NUMBER = r"-?(0|[1-9][0-9]{0,18})(\.[0-9]{1,18})?(e[+-][0-9]{2,3})?"
+# -0 is written 0, but -0.5 is a number.
+_NUMBER = r"((0|-?[1-9][0-9]{0,18})(\.[0-9]{1,18})?|-0\.[0-9]{1,18})(e[+-][0-9]{2,3})?"
 LIMITS = "numbers have at most 19 digits before and 18 after the point"
 
 
