@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import difflib
-import json
 import math
 import sys
 from collections.abc import Sequence
@@ -16,9 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edgedsl import atomic
+from edgedsl.bench.command import write_result
 from edgedsl.data.pairs import Pair, read_pairs, spread
-from edgedsl.errors import EdgeDSLError
 from edgedsl.evaluation.metrics import exact_match, parse_rate
 from edgedsl.evaluation.progress import track
 from edgedsl.evaluation.record import busy_caveat, describe, load_average
@@ -83,25 +81,22 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--num-threads", type=int, default=0, help="threads of a model call; 0 takes every core")
     parser.add_argument("--output", type=Path, required=True, help="JSON file to write")
     options = parser.parse_args(arguments)
-    try:
-        load = load_average()
-        engine = Engine.from_bundle(options.bundle, num_threads=options.num_threads)
-        pairs = spread(read_pairs(options.pairs), options.num_rows)
-        command = f"python -m edgedsl.bench.budgets --pairs {options.pairs.name} --num-rows {len(pairs)}"
-        record = {
-            **describe(engine, options.bundle, command),
-            "kind": "budget",
-            "title": f"Programs of {engine.name} below the budget they need",
-            "caveats": busy_caveat(load),
-            "load_average": load,
-            "rows": measure(engine, pairs),
-        }
-        atomic.write_json(options.output, record)
-    except EdgeDSLError as error:
-        print(f"error: {error}" + (f"\nhint: {error.hint}" if error.hint else ""), file=sys.stderr)
-        return error.exit_code
-    print(json.dumps(record["rows"]))
-    return 0
+    return write_result(lambda: _record(options), options.output)
+
+
+def _record(options: argparse.Namespace) -> dict[str, Any]:
+    load = load_average()
+    engine = Engine.from_bundle(options.bundle, num_threads=options.num_threads)
+    pairs = spread(read_pairs(options.pairs), options.num_rows)
+    command = f"python -m edgedsl.bench.budgets --pairs {options.pairs.name} --num-rows {len(pairs)}"
+    return {
+        **describe(engine, options.bundle, command),
+        "kind": "budget",
+        "title": f"Programs of {engine.name} below the budget they need",
+        "caveats": busy_caveat(load),
+        "load_average": load,
+        "rows": measure(engine, pairs),
+    }
 
 
 if __name__ == "__main__":

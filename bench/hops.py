@@ -7,17 +7,17 @@ measured and wrote into the manifest.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from edgedsl import atomic, machine
+from edgedsl import machine
 from edgedsl._version import __version__
+from edgedsl.bench.command import write_result
 from edgedsl.bundle.manifest import open_bundle
 from edgedsl.bundle.schema import Manifest
-from edgedsl.errors import DataError, EdgeDSLError
+from edgedsl.errors import DataError
 from edgedsl.evaluation.record import RESULT_SCHEMA
 
 _PARITY = ("argmax_agreement", "flips", "near_tie_flips", "mean_difference", "max_difference")
@@ -77,14 +77,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("bundles", type=Path, nargs="+", help="bundle folders of one language")
     parser.add_argument("--output", type=Path, required=True, help="JSON file to write")
     options = parser.parse_args(arguments)
-    try:
-        result = record([open_bundle(path).manifest for path in options.bundles])
-        atomic.write_json(options.output, result)
-    except EdgeDSLError as error:
-        print(f"error: {error}" + (f"\nhint: {error.hint}" if error.hint else ""), file=sys.stderr)
-        return error.exit_code
-    print(json.dumps(result["rows"]))
-    return 0
+    return write_result(lambda: record([open_bundle(path).manifest for path in options.bundles]), options.output)
 
 
 if __name__ == "__main__":

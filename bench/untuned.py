@@ -7,17 +7,16 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import json
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from edgedsl import atomic, machine
+from edgedsl import machine
 from edgedsl._version import __version__
+from edgedsl.bench.command import write_result
 from edgedsl.config import Config, load_config
 from edgedsl.data.pairs import read_pairs, spread
-from edgedsl.errors import EdgeDSLError
 from edgedsl.evaluation.record import RESULT_SCHEMA, busy_caveat, load_average
 
 NUM_EXAMPLES = 5
@@ -76,14 +75,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--offline", action="store_true", help="open no connection")
     parser.add_argument("--output", type=Path, required=True, help="JSON file to write")
     options = parser.parse_args(arguments)
-    try:
-        record = measure(load_config(options.project), options.num_rows, offline=options.offline)
-        atomic.write_json(options.output, record)
-    except EdgeDSLError as error:
-        print(f"error: {error}" + (f"\nhint: {error.hint}" if error.hint else ""), file=sys.stderr)
-        return error.exit_code
-    print(json.dumps(record["rows"]))
-    return 0
+    return write_result(
+        lambda: measure(load_config(options.project), options.num_rows, offline=options.offline), options.output
+    )
 
 
 if __name__ == "__main__":

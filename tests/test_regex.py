@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgedsl.errors import GrammarError
-from edgedsl.grammar.regex import Dfa, Nfa, utf8_ranges
+from edgedsl.grammar.code_points import utf8_ranges
+from edgedsl.grammar.regex import Dfa, Nfa
 
 PATTERNS = [
     r'"([^"\\\x00-\x1f\x7f]|\\["\\])*"',

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 
 from edgedsl.errors import GrammarError
+from edgedsl.grammar.code_points import MAX_CODE_POINT
 from edgedsl.grammar.sources import expression as ex
 from edgedsl.grammar.sources import productions
 from edgedsl.grammar.sources.imported import Imported
@@ -116,6 +117,6 @@ class _Reader:
 
     def _code(self, digits: str) -> int:
         code = int(digits, 16)
-        if code > ex.MAX_CODE_POINT:
+        if code > MAX_CODE_POINT:
             raise self._cursor.error(f"#x{digits} is not a character")
         return code

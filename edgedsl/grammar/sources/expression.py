@@ -10,9 +10,8 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from edgedsl.errors import GrammarError
+from edgedsl.grammar.code_points import MAX_CODE_POINT, Span, merged, outside
 
-Span = tuple[int, int]
-MAX_CODE_POINT = 0x10FFFF
 MAX_REPEAT = 1000
 MAX_SIZE = 20_000  # characters and classes of one terminal, counted repeats written out
 
@@ -61,18 +60,13 @@ NOTHING = Choice(())
 
 def chars(spans: Iterable[Span]) -> Node:
     """A class of code points, from spans in any order."""
-    merged: list[Span] = []
-    for low, high in sorted(spans):
-        if merged and low <= merged[-1][1] + 1:
-            merged[-1] = (merged[-1][0], max(high, merged[-1][1]))
-        else:
-            merged.append((low, high))
-    return Chars(tuple(merged)) if merged else NOTHING
+    found = tuple(merged(spans))
+    return Chars(found) if found else NOTHING
 
 
 def other_chars(spans: Iterable[Span]) -> Node:
     """Every code point outside the spans."""
-    return chars(_outside(sorted(spans)))
+    return chars(outside(merged(spans)))
 
 
 ANY = Chars(((0, MAX_CODE_POINT),))
@@ -245,7 +239,7 @@ def _class(spans: tuple[Span, ...]) -> str:
     if len(spans) == 1 and spans[0][0] == spans[0][1]:
         return _escaped(spans[0][0], r".^$*+?{}[]\|()/")
     is_negated = spans[-1][1] == MAX_CODE_POINT
-    shown = _outside(spans) if is_negated else spans
+    shown = outside(spans) if is_negated else spans
     inner = "".join(
         _in_class(low) + ("" if low == high else ("-" if high > low + 1 else "") + _in_class(high))
         for low, high in shown
@@ -266,12 +260,3 @@ def _escaped(code: int, special: str) -> str:
     if char in "\n\r\t":
         return {"\n": r"\n", "\r": r"\r", "\t": r"\t"}[char]
     return f"\\x{code:02x}" if code < 0x80 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
-
-
-def _outside(spans: Iterable[Span]) -> list[Span]:
-    found, low = [], 0
-    for first, last in spans:
-        if low < first:
-            found.append((low, first - 1))
-        low = max(low, last + 1)
-    return [*found, (low, MAX_CODE_POINT)] if low <= MAX_CODE_POINT else found

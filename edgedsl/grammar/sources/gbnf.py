@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from edgedsl.errors import GrammarError
+from edgedsl.grammar.code_points import MAX_CODE_POINT
 from edgedsl.grammar.sources import expression as ex
 from edgedsl.grammar.sources import productions
 from edgedsl.grammar.sources.imported import Imported
@@ -73,7 +74,7 @@ def _characters(cursor: Cursor, inner: str) -> list[tuple[int, bool]]:
         if match[4] is not None and match[4] not in _ESCAPES:
             raise cursor.error(f"the escape '\\{match[4]}' is not supported")
         code = int(digits, 16) if digits else ord(_ESCAPES[match[4]] if match[4] else match[5])
-        if code > ex.MAX_CODE_POINT or 0xD800 <= code < 0xE000:
+        if code > MAX_CODE_POINT or 0xD800 <= code < 0xE000:
             raise cursor.error(f"U+{code:04X} is not a character")
         found.append((code, match[5] is not None))
     return found

@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 from edgedsl.errors import GrammarError
+from edgedsl.grammar.code_points import Span
 from edgedsl.grammar.sources import expression as ex
 
 _ESCAPED = [(0, 31), (34, 34), (92, 92)]
@@ -57,7 +58,7 @@ def _spelled_class(leaf: ex.Chars) -> ex.Node:
     return ex.choice([outside, *(ex.text(canonical(chr(code))[1:-1]) for code in escaped)])
 
 
-def _holes(leaf: ex.Chars) -> tuple[ex.Span, ...]:
+def _holes(leaf: ex.Chars) -> tuple[Span, ...]:
     holes = ex.other_chars(leaf.spans)
     return holes.spans if isinstance(holes, ex.Chars) else ()
 

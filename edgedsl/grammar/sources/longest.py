@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from edgedsl.errors import GrammarError
+from edgedsl.grammar.code_points import MAX_CODE_POINT, Span
 from edgedsl.grammar.sources import expression as ex
 
 _MAX_STATES = 2000
@@ -50,12 +51,12 @@ def _atoms(node: ex.Node) -> list[int]:
     return sorted(edges)
 
 
-def _intervals(node: ex.Node) -> list[ex.Span]:
+def _intervals(node: ex.Node) -> list[Span]:
     atoms = _atoms(node)
-    return list(zip(atoms, [*(code - 1 for code in atoms[1:]), ex.MAX_CODE_POINT], strict=True))
+    return list(zip(atoms, [*(code - 1 for code in atoms[1:]), MAX_CODE_POINT], strict=True))
 
 
-def _spans(node: ex.Node) -> Iterator[tuple[ex.Span, ...]]:
+def _spans(node: ex.Node) -> Iterator[tuple[Span, ...]]:
     if isinstance(node, ex.Chars):
         yield node.spans
     for child in ex.children(node):
@@ -86,7 +87,7 @@ class _Factoring:
 
     def _by_first_character(self, node: ex.Choice) -> ex.Node:
         self._left -= 1
-        groups: dict[tuple[ex.Node, ...], list[ex.Span]] = {}
+        groups: dict[tuple[ex.Node, ...], list[Span]] = {}
         for low, high in _intervals(node):
             if rests := tuple(dict.fromkeys(_after(node, low))):
                 groups.setdefault(rests, []).append((low, high))
@@ -150,7 +151,7 @@ class _Machine:
         start = frozenset([node])
         ids = {start: 0}
         waiting = [start]
-        self.moves: list[dict[int, list[ex.Span]]] = [{}]
+        self.moves: list[dict[int, list[Span]]] = [{}]
         self.accepting: set[int] = set()
         while waiting:
             state = waiting.pop()

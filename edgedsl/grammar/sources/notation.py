@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from edgedsl.errors import GrammarError
+from edgedsl.grammar.code_points import Span
 from edgedsl.grammar.sources import expression as ex
 
 
@@ -90,7 +91,7 @@ def classed(chars: list[tuple[int, bool]], is_negated: bool) -> ex.Node:
     Raises:
         GrammarError: a range from a later to an earlier code point.
     """
-    spans: list[ex.Span] = []
+    spans: list[Span] = []
     at = 0
     while at < len(chars):
         low = high = chars[at][0]

@@ -11,13 +11,14 @@ import warnings
 from typing import Any
 
 from edgedsl.errors import GrammarError
+from edgedsl.grammar.code_points import Span
 from edgedsl.grammar.sources import expression as ex
 from edgedsl.grammar.sources.imported import Imported, imported
 from edgedsl.grammar.sources.longest import first_is_longest
 
 _sre: Any = getattr(re, "_parser")  # noqa: B009  the parser behind re.compile; its module has no public name
 _op: Any = getattr(re, "_constants")  # noqa: B009
-_ASCII: dict[str, list[ex.Span]] = {
+_ASCII: dict[str, list[Span]] = {
     "digit": [(48, 57)],
     "space": [(9, 13), (32, 32)],
     "word": [(48, 57), (65, 90), (95, 95), (97, 122)],
@@ -114,7 +115,7 @@ class _Reader:
         )
 
     def _class(self, items: list[Any]) -> ex.Node:
-        spans: list[ex.Span] = []
+        spans: list[Span] = []
         for operator, argument in items:
             if operator is _op.LITERAL:
                 spans.append((argument, argument))
@@ -125,7 +126,7 @@ class _Reader:
         return ex.other_chars(spans) if items[0][0] is _op.NEGATE else ex.chars(spans)
 
 
-def _category(name: str) -> list[ex.Span]:
+def _category(name: str) -> list[Span]:
     kind = name.removeprefix("category_")
     node = ex.chars(_ASCII[kind.removeprefix("not_")])
     assert isinstance(node, ex.Chars)
