@@ -61,7 +61,7 @@ def bench(config: Config, bundle: Path, prompts_file: Path | None, *, command: s
     ready_ms = _process_age_ms()
     after_load = memory_now()
     prompts = prompts or bundled_prompts(bundle)
-    params = SamplingParams(**vars(config.generate))
+    params = SamplingParams.from_section(config.generate)
     stream = run_stream(
         engine, prompts, params, num_prompts=config.bench.num_prompts, num_warmup=config.bench.num_warmup
     )

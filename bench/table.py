@@ -19,7 +19,7 @@ from edgedsl.errors import DataError, EdgeDSLError
 from edgedsl.evaluation.record import RESULT_SCHEMA
 
 SECTIONS = ("headline", "bench")
-KINDS = ("quality", "hops", "budget", "latency")
+KINDS = ("quality", "hops", "budget", "generations", "latency")
 CAPTION = ("model", "grammar", "cpu", "command")
 _NAME = re.compile(r"[a-z0-9.-]+_[a-z0-9.-]+_\d{6}\.json")
 _TITLES = {
@@ -27,7 +27,9 @@ _TITLES = {
     "e2el_ms_p95": "p95, ms", "e2el_ms_p99": "p99, ms", "output_throughput": "tokens/s",
     "programs_per_s": "programs/s", "load_ms": "load, ms", "peak_memory_bytes": "peak memory",
     "exact_match_unseen": "exact match, unseen targets", "nearest_neighbour_exact_match": "nearest neighbour",
-    "no_grammar_parse_rate": "parse rate without grammar",
+    "no_grammar_parse_rate": "parse rate without grammar", "refusal_rate": "refused",
+    "wrong_refusal_rate": "refused wrongly",
+    "mask_us_p50": "mask and check p50, µs", "mask_us_p99": "p99, µs", "mask_us_max": "longest, µs",
 }  # fmt: skip
 _HEADLINE = (
     "rows",

@@ -23,6 +23,7 @@ from edgedsl import atomic
 from edgedsl.catalogue import Catalogue, bind
 from edgedsl.errors import DataError, EdgeDSLError, GrammarError
 from edgedsl.grammar import Grammar
+from edgedsl.grammars import flow_refusals
 
 Row = dict[str, Any]
 
@@ -36,6 +37,8 @@ catalogue = "catalogue.json"
 train = "data/train.jsonl"
 dev = "data/dev.jsonl"
 """
+# ThingTalk has skills for jokes, poems, sums, news, translations and small talk; not for these.
+_UNRELATED_TOPICS = frozenset({"coding", "advice", "texts"})
 _ENUM = re.compile(r"Enum\(([^()]*)\)")
 _ENTITY = re.compile(r"Entity\(([^()]*)\)")
 
@@ -60,7 +63,9 @@ _BUILTIN_ENUMS = """
 """
 
 
-def write_project(data_dir: Path, output: Path, max_rows: int | None, seed: int, real_passes: int = 0) -> None:
+def write_project(
+    data_dir: Path, output: Path, max_rows: int | None, seed: int, real_passes: int = 0, num_refusals: int = 0
+) -> None:
     """Write a project folder that ``edgedsl train`` takes: edgedsl.toml, grammar.lark, catalogue.json and data/.
 
     Rows that do not parse under the grammar with its catalogue go to data/rejected.jsonl with the reason.
@@ -72,12 +77,18 @@ def write_project(data_dir: Path, output: Path, max_rows: int | None, seed: int,
         real_passes: how often each row that people really said stands in train; with 0 they are sampled as the others.
             Half of dev is such rows, and a thirteenth of train.
         seed: of the sample.
+        num_refusals: so many made-up requests that ThingTalk cannot express are added to train, half unrelated and half
+            unsafe; a quarter as many, of other phrases, go to data/refusals.jsonl.
 
     Raises:
-        DataError: a file of ``data_dir`` is missing or malformed, ``output`` is in use, or ``max_rows`` is below 1.
+        DataError: a file of ``data_dir`` is missing or malformed, ``output`` is in use, ``max_rows`` is below 1, or
+            there are not so many refusals.
         GrammarError: the grammar does not compile with the catalogue.
     """
-    _check(output, max_rows, real_passes)
+    _check(output, max_rows, real_passes, num_refusals)
+    train_refusals, test_refusals = (
+        _refusals(part, num_refusals // n, seed) for part, n in (("train", 1), ("test", 4))
+    )
     terminals = _read_terminals(data_dir / "catalogue.json.gz")
     grammar_text = resources.files("edgedsl.grammars").joinpath("thingtalk.lark").read_text(encoding="utf-8")
     catalogue = Catalogue.from_dict(terminals)
@@ -90,9 +101,11 @@ def write_project(data_dir: Path, output: Path, max_rows: int | None, seed: int,
         atomic.write_text(folder / "edgedsl.toml", _CONFIG)
         atomic.write_text(folder / "grammar.lark", grammar_text)
         atomic.write_json(folder / "catalogue.json", terminals)
-        _write_rows(folder / "data" / "train.jsonl", train)
+        _write_rows(folder / "data" / "train.jsonl", train + train_refusals)
         _write_rows(folder / "data" / "dev.jsonl", dev)
         _write_rows(folder / "data" / "rejected.jsonl", rejected_train + rejected_dev)
+        if test_refusals:
+            _write_rows(folder / "data" / "refusals.jsonl", test_refusals)
 
 
 def catalogue_terminals(classes: Mapping[str, Any]) -> dict[str, Any]:
@@ -119,6 +132,16 @@ def catalogue_terminals(classes: Mapping[str, Any]) -> dict[str, Any]:
         "ENUM": sorted(_inside(_ENUM, types) | set(_BUILTIN_ENUMS.split())),
         "ENTITY_TYPE": sorted(_inside(_ENTITY, types) | set(_BUILTIN_ENTITY_TYPES.split())),
     }
+
+
+def _refusals(part: str, num: int, seed: int) -> list[Row]:
+    kinds = {"unrelated": (num, _UNRELATED_TOPICS), "unsafe": (num + 1, None)}
+    every = [
+        request
+        for kind, (n, topics) in kinds.items()
+        for request in flow_refusals.requests(kind, part, n // 2, seed, topics)
+    ]
+    return [{**request.to_row(f"refusal/{part}/{n}"), "is_real": False} for n, request in enumerate(every)]
 
 
 def _binding(entry: Mapping[str, Any], function: str) -> dict[str, list[str]]:
@@ -150,17 +173,22 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("output", type=Path, help="project folder to write")
     parser.add_argument("--max-rows", type=int, default=None, help="training rows to sample (default: all)")
     parser.add_argument("--real-passes", type=int, default=0, help="times that each real row stands in train")
+    parser.add_argument("--refusals", type=int, default=0, help="made-up requests to refuse that are added to train")
     parser.add_argument("--seed", type=int, default=0, help="seed of the sample")
     options = parser.parse_args(arguments)
     try:
-        write_project(options.data, options.output, options.max_rows, options.seed, options.real_passes)
+        write_project(
+            options.data, options.output, options.max_rows, options.seed, options.real_passes, options.refusals
+        )
     except EdgeDSLError as error:
         print(f"error: {error}" + (f"\nhint: {error.hint}" if error.hint else ""), file=sys.stderr)
         return error.exit_code
     return 0
 
 
-def _check(output: Path, max_rows: int | None, real_passes: int) -> None:
+def _check(output: Path, max_rows: int | None, real_passes: int, num_refusals: int) -> None:
+    if num_refusals < 0:
+        raise DataError(f"num_refusals is {num_refusals}, expected at least 0", hint="leave it out to add none")
     if real_passes < 0:
         raise DataError(
             f"real_passes is {real_passes}, expected at least 0", hint="leave it out to sample real rows too"

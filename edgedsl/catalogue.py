@@ -80,6 +80,11 @@ class Catalogue:
         """Whether any entry binds names."""
         return any(scope for names in self.names.values() for scope in names.values())
 
+    @property
+    def num_scopes(self) -> int:
+        """Number of entries that bind names."""
+        return _num_scopes(self.names)
+
     def to_dict(self) -> dict[str, Any]:
         """Plain data for catalogue.json."""
         return _plain(self.names)
@@ -141,6 +146,10 @@ def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         keys = [key for key, _ in pairs]
         raise ValueError(f"{next(key for key in keys if keys.count(key) > 1)!r} stands twice in one object")
     return document
+
+
+def _num_scopes(scope: Scope) -> int:
+    return sum(1 + _num_scopes(bound) for names in scope.values() for bound in names.values() if bound)
 
 
 def _collect(scope: Scope, found: dict[str, dict[str, None]]) -> None:

@@ -93,6 +93,9 @@ class GenerateSection:
     top_k: int = _field(0, "Sample from the k likeliest tokens; 0 is off.", minimum=0)
     top_p: float = _field(1.0, "Sample from the likeliest tokens that hold this mass.", minimum=0)
     seed: int = _field(0, "Seed of sampling.", minimum=0)
+    allow: str = _field("", "Names of the catalogue that may be used, separated by commas; empty allows all.")
+    deny: str = _field("", "Names of the catalogue that may not be used, separated by commas.")
+    spans: str = _field("", "Terminals, separated by commas, whose texts have to be words of the sentence in a row.")
 
 
 @dataclass(frozen=True)
@@ -112,6 +115,9 @@ class ServeSection:
     max_queue: int = _field(64, "Requests that may wait; more are answered 503.", minimum=0)
     api_key_file: str = _field("", "File with one API key a line; needed off the loopback address.")
     drain_s: float = _field(30.0, "Seconds that running requests get after SIGTERM.", minimum=0)
+    keep_disagreements: str = _field(
+        "", "Folder for programs on which the two grammar engines disagree (no sentences); empty keeps none."
+    )
 
 
 @dataclass(frozen=True)

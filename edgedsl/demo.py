@@ -15,8 +15,9 @@ from edgedsl.config import Config, load_config, override
 from edgedsl.data.baseline import NearestNeighbour
 from edgedsl.data.pairs import Pair, read_pairs, spread
 from edgedsl.errors import ConfigError
+from edgedsl.evaluation import refusals
 from edgedsl.evaluation.metrics import exact_match, parse_rate
-from edgedsl.project import write_project
+from edgedsl.project import REFUSALS, write_project
 from edgedsl.runtime.engine import Engine
 from edgedsl.runtime.sampling import SamplingParams
 from edgedsl.runtime.sequence import Completion
@@ -36,6 +37,7 @@ class DemoSizes:
     unconstrained_rows: int = 40
     export_rows: int = 48
     eval_rows: int = 16
+    refusal_rows: int = 120
 
 
 def run_demo(
@@ -47,7 +49,8 @@ def run_demo(
 
     Returns:
         Plain data: ``exact_match``, ``base_exact_match``, ``nearest_neighbour_exact_match``, ``parse_rate``,
-        ``parse_rate_without_grammar``, ``tokens_per_s``, ``ttft_ms``, ``seconds`` and the figures beside them.
+        ``parse_rate_without_grammar``, ``refusals`` (:func:`edgedsl.evaluation.refusals.measure`), ``tokens_per_s``,
+        ``ttft_ms``, ``seconds`` and the figures beside them.
 
     Raises:
         EdgeDSLError: whatever a step raises.
@@ -67,7 +70,7 @@ def run_demo(
     export(config, offline=offline, say=say)
     say("[4/5] generate")
     engine = Engine.from_bundle(config.path(config.export.output))
-    tuned = _measure_tuned(engine, test, sizes.unconstrained_rows)
+    tuned = _measure_tuned(engine, test, _to_refuse(config, sizes.refusal_rows), sizes.unconstrained_rows)
     neighbour = NearestNeighbour(read_pairs(config.path(config.data.train)))
     nearest = exact_match([neighbour.predict(pair.prompt) for pair in test], [pair.target for pair in test])
     say("[5/5] done")
@@ -100,7 +103,14 @@ def _project(folder: Path, sizes: DemoSizes, say: Say) -> Config:
     return override(config, "generate", {"max_tokens": MAX_TOKENS})
 
 
-def _measure_tuned(engine: Engine, pairs: Sequence[Pair], unconstrained_rows: int) -> dict[str, Any]:
+def _to_refuse(config: Config, num_rows: int) -> list[Pair]:
+    path = config.root / REFUSALS
+    return spread(read_pairs(path), num_rows) if path.exists() else []
+
+
+def _measure_tuned(
+    engine: Engine, pairs: Sequence[Pair], to_refuse: Sequence[Pair], unconstrained_rows: int
+) -> dict[str, Any]:
     params = SamplingParams(max_tokens=MAX_TOKENS)
     engine.generate(pairs[0].prompt, params)  # warm up
     started = time.perf_counter()
@@ -108,6 +118,7 @@ def _measure_tuned(engine: Engine, pairs: Sequence[Pair], unconstrained_rows: in
     seconds = time.perf_counter() - started
     sample = spread(pairs, unconstrained_rows)
     free = [engine.generate(pair.prompt, params, constrained=False).text for pair in sample]
+    refused = [engine.generate(pair.prompt, params).text for pair in to_refuse]
     texts = [completion.text for completion in completions]
     bound = {pair.source: text for pair, text in zip(pairs, texts, strict=True)}
     return {
@@ -118,6 +129,7 @@ def _measure_tuned(engine: Engine, pairs: Sequence[Pair], unconstrained_rows: in
         "rows_without_grammar": len(sample),
         "parse_rate": parse_rate(texts, engine.grammar),
         "parse_rate_without_grammar": parse_rate(free, engine.grammar),
+        "refusals": refusals.measure(engine.grammar, [*pairs, *to_refuse], [*texts, *refused]),
         "truncated": sum(completion.finish_reason == "length" for completion in completions),
         **_speed(completions, seconds),
         "examples": [{"sentence": pair.prompt, "program": bound[pair.source]} for pair in spread(pairs, NUM_SHOWN)],

@@ -14,6 +14,11 @@ EdgeDSLError                 exit  status
 │   ├── PromptTooLong          11     413
 │   └── QueueFull              11     503   retryable
 └── GenerationError            12     500   one generation failed; never a program
+    ├── LogitsError            12     500   the model's numbers are not finite
+    ├── MatcherError           12     500   the grammar engine failed, or refused a token
+    │   └── EngineLimitError   12     500   the grammar engine met a limit
+    ├── NoTokenError           12     500   no token may follow
+    └── DisagreementError      12     500   the two grammar engines disagree
 
 Exit code 1 is a bug of ours (with a traceback), 130 is Ctrl-C.
 """
@@ -111,9 +116,31 @@ class QueueFull(RequestError):  # noqa: N818 - the name of the field
 
 
 class GenerationError(EdgeDSLError):
-    """One generation failed (engine limit, numbers that are not finite, engines that disagree)."""
+    """One generation failed; there is no program, and other requests go on."""
 
     exit_code = 12
+
+
+class LogitsError(GenerationError):
+    """The model's logits are not finite."""
+
+
+class MatcherError(GenerationError):
+    """The grammar engine failed, or refused a token that it had allowed."""
+
+
+class EngineLimitError(MatcherError):
+    """The grammar engine met one of its limits."""
+
+
+class NoTokenError(GenerationError):
+    """No token may follow: the grammar, the budget and the model leave none."""
+
+
+class DisagreementError(GenerationError):
+    """A finished program does not parse: the two grammar engines disagree. ``count`` says how often they did."""
+
+    count = 0
 
 
 def first_line(exc: BaseException) -> str:

@@ -15,6 +15,7 @@ from edgedsl.config import PROJECT_FILE, SECTIONS
 from edgedsl.errors import ConfigError
 
 SPLITS = ("train", "dev", "test")
+REFUSALS = "data/refusals.jsonl"  # what the sample language cannot express, to measure
 NUM_DEV = 100
 NUM_TEST = 200
 # A bundle and the server's model are called after the project.
@@ -52,6 +53,9 @@ An edgedsl project, filled with the sample language `flow`. Next:
 | `catalogue.json` | the names a program may use |
 | `data/*.jsonl` | pairs, one a line: `{{"prompt": "...", "target": "...", "group": "..."}}` |
 
+A request that the language cannot express is answered by a program of its own, `unsupported`: the rule `refusal` of the
+grammar, and 8 % of the pairs. `edgedsl eval --refusals {refusals}` measures it on phrases that training never saw.
+
 For a language of your own, replace the grammar, the catalogue and the pairs. Pairs of one `group` belong in one file:
 rows that differ in a name only would otherwise make the test look better than it is.
 """
@@ -76,7 +80,7 @@ def write_project(
     except OSError as exc:
         raise ConfigError(f"project '{folder}' cannot be written: {exc.strerror}", hint="name another folder") from exc
     data = [f"data/{part}.jsonl" for part in SPLITS]
-    return [PROJECT_FILE, "grammar.lark", "catalogue.json", *data, "README.md", ".gitignore"]
+    return [PROJECT_FILE, "grammar.lark", "catalogue.json", *data, REFUSALS, "README.md", ".gitignore"]
 
 
 def check_target(folder: Path) -> Path:
@@ -117,7 +121,9 @@ def _fill(staging: Path, name: str, num_train: int, num_dev: int, num_test: int,
     (staging / PROJECT_FILE).write_text(project_toml(name), encoding="utf-8")
     (staging / "grammar.lark").write_text(_GRAMMAR_HEADER + rules, encoding="utf-8")
     (staging / "catalogue.json").write_bytes(language.joinpath("flow.catalogue.json").read_bytes())
-    (staging / "README.md").write_text(_README.format(name=name, project_file=PROJECT_FILE), encoding="utf-8")
+    (staging / "README.md").write_text(
+        _README.format(name=name, project_file=PROJECT_FILE, refusals=REFUSALS), encoding="utf-8"
+    )
     (staging / ".gitignore").write_text(_GITIGNORE, encoding="utf-8")
     write_dataset(staging / "data", num_train=num_train, num_dev=num_dev, num_test=num_test, seed=seed)
 

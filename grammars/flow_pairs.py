@@ -13,9 +13,14 @@ from random import Random
 
 from edgedsl import atomic
 from edgedsl.errors import DataError
+from edgedsl.grammars import flow_refusals
 from edgedsl.grammars.flow_programs import sample
+from edgedsl.grammars.flow_refusal_phrases import KINDS
 from edgedsl.grammars.flow_sentences import sentence
 
+Row = dict[str, str]
+
+REFUSAL_SHARE = 0.08  # of train and dev
 SHAPES = {"act": 15, "ask": 10, "one": 45, "if": 20, "many": 10}  # percent
 # A function keeps at least this many structures for training; a part takes about this share of a shape's structures.
 # Programs of one call: without its literals such a group would be a function, and every function must be learnt.
@@ -43,7 +48,7 @@ class Pair:
     functions: tuple[str, ...]
     literals: tuple[str, ...]
 
-    def to_row(self) -> dict[str, str]:
+    def to_row(self) -> Row:
         """The columns that a file of pairs has."""
         return {"id": self.id, "prompt": self.prompt, "target": self.target, "group": self.group}
 
@@ -112,21 +117,52 @@ def split(
     return {"train": train, "dev": parts["dev"], "test": parts["test"]}
 
 
-def write_dataset(folder: Path, num_train: int = 2000, num_dev: int = 100, num_test: int = 200, seed: int = 0) -> None:
-    """Write train.jsonl, dev.jsonl and test.jsonl.
+def write_dataset(
+    folder: Path,
+    num_train: int = 2000,
+    num_dev: int = 100,
+    num_test: int = 200,
+    seed: int = 0,
+    num_refusals: int = 120,
+) -> None:
+    """Write train.jsonl, dev.jsonl, test.jsonl and refusals.jsonl.
+
+    :data:`REFUSAL_SHARE` of train and dev are refusals; test has none, so that its exact match is that of programs.
+    refusals.jsonl has ``num_refusals`` of phrases that train does not have, as many of each kind, which is their group.
 
     Raises:
         DataError: too few training pairs for a split by group.
     """
+    refused = {part: round(REFUSAL_SHARE * size) for part, size in (("train", num_train), ("dev", num_dev))}
     # Held-out groups lose the pairs beyond their share, hence the surplus.
     pairs = generate(num_train + 3 * (num_dev + num_test), seed)
-    parts = split(pairs, seed, num_dev=num_dev, num_test=num_test)
-    if len(parts["train"]) < num_train:
-        message = f"{len(parts['train'])} training pairs are left, expected {num_train}"
+    parts = split(pairs, seed, num_dev=num_dev - refused["dev"], num_test=num_test)
+    left = num_train - refused["train"]
+    if len(parts["train"]) < left:
+        message = f"{len(parts['train'])} training pairs are left, expected {left}"
         raise DataError(message, hint="ask for smaller dev and test parts")
-    parts["train"] = parts["train"][:num_train]
-    for name, part in parts.items():
-        atomic.write_text(folder / f"{name}.jsonl", _lines(part))
+    rows = {name: [pair.to_row() for pair in part] for name, part in parts.items()}
+    rows["train"] = rows["train"][:left]
+    for part, num in refused.items():
+        requests = flow_refusals.mixed(part, num, seed)
+        extra = [request.to_row(f"flow-{seed}-{part}-{n:04d}") for n, request in enumerate(requests)]
+        rows[part] = _scattered(rows[part], extra, Random(f"flow refusals in {part} {seed}"))
+    rows["refusals"] = _held_out_refusals(num_refusals, seed)
+    for name, part_rows in rows.items():
+        atomic.write_text(folder / f"{name}.jsonl", _lines(part_rows))
+
+
+def _held_out_refusals(num: int, seed: int) -> list[Row]:
+    sizes = {kind: (num + n) // len(KINDS) for n, kind in enumerate(KINDS)}
+    held = [request for kind, size in sizes.items() for request in flow_refusals.requests(kind, "test", size, seed)]
+    return [request.to_row(f"flow-{seed}-refusals-{n:04d}", group=request.kind) for n, request in enumerate(held)]
+
+
+def _scattered(rows: list[Row], extra: list[Row], rng: Random) -> list[Row]:
+    """``rows`` in their order, with ``extra`` at random places: those who take every n-th row get their share."""
+    places = set(rng.sample(range(len(rows) + len(extra)), len(extra)))
+    ordinary, others = iter(rows), iter(extra)
+    return [next(others if place in places else ordinary) for place in range(len(rows) + len(extra))]
 
 
 def _quotas(size: int) -> dict[str, int]:
@@ -156,5 +192,5 @@ def _call_forms(group: str) -> set[str]:
     return {f"{match[1]}.{match[2]}({', '.join(_NAME.findall(match[3] or ''))})" for match in calls}
 
 
-def _lines(pairs: Iterable[Pair]) -> str:
-    return "".join(json.dumps(pair.to_row(), ensure_ascii=False) + "\n" for pair in pairs)
+def _lines(rows: Iterable[Row]) -> str:
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)

@@ -26,7 +26,7 @@ _JOINS = (" and ", ", then ", " and then ", "; ", ", and ")
 
 def sentence(program: Program, rng: Random) -> str:
     """A sentence that says the program. Each literal of the program stands in it as it is."""
-    marked = _roughen(_compose(program, rng), rng)
+    marked = roughen(_compose(program, rng), rng)
     return marked.replace(_OPEN, "").replace(_CLOSE, "")
 
 
@@ -145,7 +145,7 @@ def _condition(condition: Condition, rng: Random) -> str:
     return f"{noun} {test} {_OPEN}{condition.value}{_CLOSE}"
 
 
-def _roughen(text: str, rng: Random) -> str:
+def roughen(text: str, rng: Random) -> str:
     """Case, punctuation, articles and typos outside the literals."""
     text = text.replace(" : ", ": ").replace(" :", ":")
     parts = _MARKED.split(text)

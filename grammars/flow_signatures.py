@@ -208,9 +208,12 @@ _HEAD = """// flow: trigger-action workflows. Written by `python -m edgedsl.gram
 DECLARED
 
 // `it` is what the event or query gave; s1 and s2 are what the first and second step gave.
+// A request that flow cannot express is refused, in a program of its own.
 start: "when " event " do " steps
      | "get " answer
      | action ("; " step ("; " step)?)?
+     | refusal
+refusal: "unsupported"
 steps: step ("; " step ("; " step)?)?
 step: action | query
 """

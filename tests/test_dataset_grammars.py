@@ -24,9 +24,9 @@ GRAMMARS = Path(str(resources.files("edgedsl.grammars")))
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 CLOSING = {"sql-select": b' );"', "vql": b" )\"'", "cypher-read": b")]}\"'", "bash-lite": b" )}\"'`;"}
 SHORTEST = {  # a token a byte
-    "sql-select": "SELECT * FROM BOOK ;",
-    "vql": "Visualize BAR SELECT 0 FROM boats",
-    "cypher-read": "WITH * RETURN *",
+    "sql-select": "unsupported",
+    "vql": "unsupported",
+    "cypher-read": "unsupported",
     "bash-lite": "w",
 }
 MAX_GROUPS = {"vql": 4, "cypher-read": 2}  # databases whose rows are sampled: a grammar is compiled for each

@@ -26,6 +26,11 @@ TABLE = {
     "PromptTooLong": (11, 413, False),
     "QueueFull": (11, 503, True),
     "GenerationError": (12, 500, False),
+    "LogitsError": (12, 500, False),
+    "MatcherError": (12, 500, False),
+    "EngineLimitError": (12, 500, False),
+    "NoTokenError": (12, 500, False),
+    "DisagreementError": (12, 500, False),
 }
 
 

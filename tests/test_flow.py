@@ -185,6 +185,6 @@ def test_split_refuses_too_few_groups() -> None:
 def test_write_dataset(tmp_path: Path) -> None:
     write_dataset(tmp_path, num_train=400, num_dev=20, num_test=40, seed=1)
     sizes = {path.stem: len(path.read_text(encoding="utf-8").splitlines()) for path in sorted(tmp_path.iterdir())}
-    assert sizes == {"dev": 20, "test": 40, "train": 400}
+    assert sizes == {"dev": 20, "test": 40, "train": 400, "refusals": 120}
     row = json.loads((tmp_path / "test.jsonl").read_text(encoding="utf-8").splitlines()[0])
     assert set(row) == {"id", "prompt", "target", "group"}

@@ -181,6 +181,9 @@ def test_an_engine_error_fails_closed_everywhere() -> None:
         def is_error(self) -> bool:
             return True
 
+        def get_error(self) -> str:
+            return "of a kind that nobody knows"
+
         def is_accepting(self) -> bool:
             return True
 

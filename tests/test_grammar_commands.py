@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 import xml.etree.ElementTree as ET
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +26,15 @@ from edgedsl.grammar import BudgetGuard, Grammar
 from edgedsl.grammar.authoring.byte_tokenizer import END_TOKEN, byte_tokenizer
 from edgedsl.grammar.authoring.check import Report, check
 from edgedsl.grammar.authoring.findings import Finding
-from edgedsl.grammar.authoring.fuzz import Fuzzer, FuzzResult, Generation
+from edgedsl.grammar.authoring.fuzz import Fuzzer, FuzzResult
+from edgedsl.grammar.authoring.generation import Generated, Generation, Request
 from edgedsl.grammar.authoring.language import Language, open_language, read_cases
 from edgedsl.grammar.authoring.sampling import Sampler
 from edgedsl.grammar.authoring.token_set import open_tokens
 from edgedsl.grammar.authoring.walks import Walker
 
-KEYS = ["n", "parsed", "over_budget", "invented_names", "min_budget", "errors", "mask_us_p50", "mask_us_p99"]
+KEYS = ["n", "parsed", "over_budget", "invented_names", "min_budget", "errors", "tokens", "distinct"]
+KEYS += ["mask_us_p50", "mask_us_p99", "mask_us_max"]
 SUM = 'start: sum\nsum: sum "+" term | term\nterm: "x" | "[" sum "]"\n'
 
 
@@ -399,7 +402,7 @@ def test_fuzz_fails_when_a_program_does_not_parse(tmp_path: Path, monkeypatch: p
     assert result.exception.exit_code == 4
     line = json.loads(result.stdout.splitlines()[-1])
     assert line["parsed"] < line["n"] == 4
-    assert "failed: budget 1: does not parse: 'x'" in result.stdout
+    assert "failed: number 0, normal logits, greedy, budget 1: does not parse: 'x'" in result.stdout
 
 
 def test_fuzz_counts_names_that_the_catalogue_does_not_have() -> None:
@@ -414,20 +417,23 @@ def test_fuzz_counts_names_that_the_catalogue_does_not_have() -> None:
 
 
 def test_fuzz_counts_errors_of_an_engine(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*_: object) -> None:
+    def fail(*_: object, **__: object) -> None:
         raise GenerationError("a limit was met")
 
-    monkeypatch.setattr(BudgetGuard, "mask", fail)
+    monkeypatch.setattr(BudgetGuard, "choose", fail)
     fuzzer = Fuzzer(Grammar('start: "ab"'), open_tokens(None))
     result = fuzzer.run(3)
     assert (result.n, result.errors, result.parsed) == (3, 3, 0)
-    assert fuzzer.failures[0] == "budget 2: a limit was met"
+    assert fuzzer.failures[0] == "number 0, normal logits, greedy, budget 2: a limit was met"
     with pytest.raises(GrammarError, match=r"3 of 3 programs do not parse \(3 errors\)"):
         result.refuse()
 
 
 def test_fuzz_counts_what_is_over_budget(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Generation, "program", lambda *_, **__: list(b"[[x]]"))
+    def long(_: Generation, requests: Iterable[Request], size: int) -> Iterator[Generated]:
+        return (Generated(request, list(b"[[x]]")) for request in requests)
+
+    monkeypatch.setattr(Generation, "batch", long)
     result = Fuzzer(Grammar(SUM), open_tokens(None)).run(6)
     assert (result.parsed, result.over_budget) == (6, 6)  # budgets 1, 1, 2, 2, 3, 3
     with pytest.raises(GrammarError, match="6 are over budget"):

@@ -21,8 +21,8 @@ from edgedsl.grammar import Grammar
 from edgedsl.project import check_target, project_toml, write_project
 
 FILES = [
-    ".gitignore", "README.md", "catalogue.json", "data/dev.jsonl", "data/test.jsonl", "data/train.jsonl",
-    "edgedsl.toml", "grammar.lark",
+    ".gitignore", "README.md", "catalogue.json", "data/dev.jsonl", "data/refusals.jsonl", "data/test.jsonl",
+    "data/train.jsonl", "edgedsl.toml", "grammar.lark",
 ]  # fmt: skip
 
 

@@ -14,7 +14,9 @@ from edgedsl.cli import group
 from edgedsl.demo import DemoSizes, run_demo
 from edgedsl.grammar import Grammar
 
-SIZES = DemoSizes(train_rows=48, test_rows=6, base_rows=2, unconstrained_rows=2, export_rows=4, eval_rows=2)
+SIZES = DemoSizes(
+    train_rows=48, test_rows=6, base_rows=2, unconstrained_rows=2, export_rows=4, eval_rows=2, refusal_rows=3
+)
 # The fixture trains and exports the real model: minutes, where other tests take seconds.
 pytestmark = pytest.mark.timeout(1200)
 

@@ -12,8 +12,11 @@ from fake_engine import PIECES, PROGRAM, FakeEngine
 from serving_client import URL, body, post, queue_of, server_of, talk
 
 from edgedsl.config import GenerateSection
+from edgedsl.grammar import Subset
+from edgedsl.runtime.sampling import SamplingParams
 from edgedsl.serving.app import create_app
 from edgedsl.serving.queue import EngineQueue
+from edgedsl.serving.schemas import ChatRequest
 
 # --- the answer ---
 
@@ -172,3 +175,32 @@ def test_stream_that_fails_is_an_error_event_and_never_done() -> None:
 
 def test_stream_that_cannot_begin_has_a_status() -> None:
     assert post(body("long", stream=True)).status_code == 413
+
+
+def test_a_request_narrows_the_catalogue() -> None:
+    engine = FakeEngine()
+    post(body(catalogue=["com.mail", "com.map"]), engine)
+    post(body(catalogue={"allow": ["com"], "deny": ["com.map"]}, spans=["TEXT"]), engine)
+    post(body(), engine)
+    assert [(params.subsets, params.spans) for _, params in engine.seen] == [
+        ((Subset(allow=("com.mail", "com.map")),), ()),
+        ((Subset(allow=("com",), deny=("com.map",)),), ("TEXT",)),
+        ((), ()),
+    ]
+
+
+def test_what_the_server_leaves_of_the_catalogue_stays_left() -> None:
+    defaults = SamplingParams.from_section(GenerateSection(allow="com, org", deny="com.map", spans="TEXT"))
+    request = ChatRequest.model_validate(body(catalogue=["com.mail"], spans=["WORD"]))
+    params = request.sampling_params(defaults)
+    assert params.subsets == (Subset(("com", "org"), ("com.map",)), Subset(("com.mail",)))
+    assert params.spans == ("TEXT", "WORD")
+
+
+@pytest.mark.parametrize("catalogue", [[], [""], [1], {"allow": []}, {"only": ["x"]}, "com.mail", {"deny": "x"}])
+def test_a_malformed_catalogue_is_refused(catalogue: object) -> None:
+    engine = FakeEngine()
+    answer = post(body(catalogue=catalogue), engine)
+    assert answer.status_code == 400
+    assert answer.json()["error"]["param"].startswith("catalogue")
+    assert not engine.seen

@@ -16,6 +16,7 @@ from edgedsl.bench import thingtalk_project
 from edgedsl.catalogue import Catalogue, bind
 from edgedsl.errors import DataError
 from edgedsl.grammar import Grammar
+from edgedsl.grammar.refusals import is_refusal
 
 GRAMMARS = resources.files("edgedsl.grammars")
 SHARED = Path(__file__).parents[2] / "shared" / "data" / "thingtalk"
@@ -114,6 +115,20 @@ def test_project_folder(tmp_path: Path) -> None:
     assert "column 12" in rejected["reason"]
     assert load(project).accepts(good[0])
     assert (project / "edgedsl.toml").read_text("utf-8").startswith("[project]")
+
+
+def test_refusals_can_be_added(tmp_path: Path) -> None:
+    source = write_source(tmp_path / "source", ["@com.bakery.bread();"], [])
+    thingtalk_project.write_project(source, tmp_path / "project", None, 0, num_refusals=41)
+    train, held_out = (read(tmp_path / "project" / "data" / f"{part}.jsonl") for part in ("train", "refusals"))
+    assert [len(train), len(held_out)] == [42, 10]
+    grammar = load(tmp_path / "project")
+    assert [is_refusal(grammar, row["target"]) for row in train] == [False] + [True] * 41
+    assert {row["group"].split(":")[0] for row in held_out} == {"unrelated", "unsafe"}
+    assert not {row["group"] for row in train} & {row["group"] for row in held_out}
+    assert not any("poem" in row["prompt"] or "joke" in row["prompt"] for row in train)
+    with pytest.raises(DataError, match="num_refusals is -1"):
+        thingtalk_project.write_project(source, tmp_path / "other", None, 0, num_refusals=-1)
 
 
 def test_catalogue_terminals_come_from_the_classes() -> None:

@@ -39,6 +39,16 @@ def command(output: Path, train_rows: int, test_rows: int, offline: bool, as_jso
         click.echo(json.dumps(result))
 
 
+def _refused(measured: dict[str, Any]) -> str:
+    from edgedsl.evaluation.report import percent
+
+    kinds = "; ".join(f"{item['kind']} {percent(item['refusal_rate'])}" for item in measured["kinds"])
+    return (
+        f"refused: {percent(measured['refusal_rate'])} of {measured['num_rows']} requests that flow cannot express"
+        f" ({kinds}), {percent(measured['wrong_refusal_rate'])} of {measured['num_programs']} that it can"
+    )
+
+
 def _print_tables(result: dict[str, Any], examples: list[dict[str, str]]) -> None:
     from rich.console import Console
     from rich.table import Table
@@ -63,6 +73,8 @@ def _print_tables(result: dict[str, Any], examples: list[dict[str, str]]) -> Non
         quality.add_row(label, *(f"{result[name]:.1%}" if name else "" for name in names))
     quality.add_row("exact match of the nearest neighbour", "", f"{result['nearest_neighbour_exact_match']:.1%}")
     console.print(quality)
+    if result["refusals"]:
+        console.print(_refused(result["refusals"]), highlight=False)
     console.print(
         f"speed: {result['tokens_per_s']} tokens/s, {result['programs_per_s']} programs/s, "
         f"first token {result['ttft_ms']} ms, "

@@ -29,6 +29,12 @@ from edgedsl.cli.options import json_option, project_option, section_options
     show_default=True,
     help="Pairs to decode without the grammar too; 0 skips that.",
 )
+@click.option(
+    "--refusals",
+    type=click.Path(path_type=Path),
+    default=None,
+    help="Pairs that should be refused, counted apart; by group up to a colon.",
+)
 @section_options("generate")
 @section_options("runtime")
 @click.option(
@@ -44,6 +50,7 @@ def command(
     pairs: Path | None,
     num_rows: int | None,
     no_grammar_rows: int,
+    refusals: Path | None,
     output: Path | None,
     as_json: bool,
     **flags: Any,
@@ -53,9 +60,12 @@ def command(
     A row that fails counts as a miss and as an error; it is never dropped. The training pairs of the project, where
     they are there, give the nearest-neighbour baseline and the exact match on targets that training never saw.
 
+    Where the grammar has a refusal: how many requests were refused of those that should be, and of the others.
+
     \b
       edgedsl eval --output results
       edgedsl eval --pairs more.jsonl --num-rows 200 --json
+      edgedsl eval --refusals data/refusals.jsonl
     """
     from edgedsl.cli.tables import print_caveats, print_table
     from edgedsl.config import load_config, override
@@ -73,6 +83,7 @@ def command(
         num_rows=num_rows,
         num_no_grammar=no_grammar_rows,
         command=command_line(),
+        refusals_file=refusals,
     )
     if output:
         write(output, evaluation)

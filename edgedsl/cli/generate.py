@@ -50,7 +50,7 @@ def command(
     config = load_config(project_file)
     config = override(config, "generate", {k: v for k, v in flags.items() if hasattr(config.generate, k)})
     config = override(config, "runtime", {k: v for k, v in flags.items() if hasattr(config.runtime, k)})
-    params = SamplingParams(**vars(config.generate))
+    params = SamplingParams.from_section(config.generate)
     engine = Engine.from_bundle(
         bundle or config.path(config.export.output),
         execution_provider=config.runtime.execution_provider,

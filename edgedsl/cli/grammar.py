@@ -152,9 +152,10 @@ def why(grammar: str, text: str, catalogue: Path | None, tokenizer: Path | None)
 def fuzz(grammar: str, catalogue: Path | None, num: int, tokenizer: Path | None, seed: int, as_json: bool) -> None:
     """Prove on GRAMMAR that every output parses, at any budget.
 
-    Generates from random logits, greedy and sampled in turn, with budgets from the shortest program up, and parses each
-    program anew. The last line is JSON: n, parsed, over_budget, invented_names, min_budget, errors, mask_us_p50 and
-    mask_us_p99 (mask and budget check of one token). Exits with 4 when a program does not parse, is over its budget or
+    Generates from random logits of several kinds (some never want to end), greedy and sampled in turn, with budgets
+    from the shortest program up, in batches of 1, 4 and 8, and parses each program anew. The last line is JSON: n,
+    parsed, over_budget, invented_names, min_budget, errors, tokens, distinct (texts), mask_us_p50, mask_us_p99 and
+    mask_us_max (mask and budget check of one token). Exits with 4 when a program does not parse, is over its budget or
     holds a name that the catalogue does not have.
     """
     from edgedsl.grammar.authoring.fuzz import Fuzzer
@@ -196,12 +197,14 @@ def fuzz(grammar: str, catalogue: Path | None, num: int, tokenizer: Path | None,
     show_default=True,
     help="Of tools: order of arguments; any does not check that none comes twice and none is missing.",
 )
+@click.option("--refusal", is_flag=True, help="Of tools: with a program for what no tool can do.")
 def import_(
     file: Path,
     notation: str | None,
     output: Path | None,
     calls: Literal["one", "many"],
     order: Literal["schema", "any"],
+    refusal: bool,
 ) -> None:
     """Make a Lark grammar from FILE: a JSON schema, tool schemas, GBNF, EBNF or a regular expression.
 
@@ -218,7 +221,7 @@ def import_(
 
     if output is not None and output.exists():
         raise GrammarError(f"'{output}' exists", hint="name a new file, or remove it first")
-    result = import_grammar(file, notation, calls=calls, order=order)
+    result = import_grammar(file, notation, calls=calls, order=order, refusal=refusal)
     click.echo(result.report(), err=True)
     if output is None:
         click.echo(result.source, nl=False)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edgedsl.cli.options import project_option, section_options
-from edgedsl.config import load_config, override
+from edgedsl.config import Config, load_config, override
 from edgedsl.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -36,22 +36,35 @@ def command(bundle: Path | None, project_file: Path | None, **flags: Any) -> Non
     for section, names in (("serve", SERVE_FLAGS), ("runtime", RUNTIME_FLAGS)):
         config = override(config, section, {name: flags[name] for name in names})
     path = bundle or config.path(config.export.output)
-    key_file = Path(flags["api_key_file"]) if flags["api_key_file"] else None
-    if config.serve.api_key_file and key_file is None:
-        key_file = config.path(config.serve.api_key_file)
+    key_file, folder = (_path(name, flags, config) for name in ("api_key_file", "keep_disagreements"))
     run = _import_run()
+    from edgedsl.runtime.disagreements import Disagreements
+
+    disagreements = Disagreements(folder)
 
     def load() -> Generator:
         from edgedsl.runtime.engine import Engine
 
         runtime = config.runtime
-        return Engine.from_bundle(path, execution_provider=runtime.execution_provider, num_threads=runtime.num_threads)
+        engine = Engine.from_bundle(
+            path, execution_provider=runtime.execution_provider, num_threads=runtime.num_threads
+        )
+        engine.disagreements = disagreements
+        return engine
 
     run.serve(load, config.serve, key_file=key_file, defaults=config.generate)
 
 
-SERVE_FLAGS = ("host", "port", "max_queue", "api_key_file", "drain_s")
+SERVE_FLAGS = ("host", "port", "max_queue", "api_key_file", "drain_s", "keep_disagreements")
 RUNTIME_FLAGS = ("execution_provider", "num_threads")
+
+
+def _path(name: str, flags: dict[str, Any], config: Config) -> Path | None:
+    """A path of [serve]: a flag is seen from the current folder, the project file's value from its own."""
+    if flags[name]:
+        return Path(flags[name])
+    value: str = getattr(config.serve, name)
+    return config.path(value) if value else None
 
 
 def _import_run() -> Any:

@@ -11,6 +11,7 @@ from typing import Any
 from edgedsl.config import Config
 from edgedsl.data.baseline import NearestNeighbour
 from edgedsl.data.pairs import Pair, read_pairs, spread
+from edgedsl.evaluation import refusals
 from edgedsl.evaluation.answers import Answer, answer, latencies
 from edgedsl.evaluation.misses import count_classes, miss_class
 from edgedsl.evaluation.progress import track
@@ -46,6 +47,7 @@ class Row:
         given, free = self.answer, self.no_grammar
         return {
             "id": self.pair.id,
+            "group": self.pair.group,
             "prompt": self.pair.prompt,
             "target": self.pair.target,
             "prediction": given.text,
@@ -66,7 +68,10 @@ class Row:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """``record`` is result.json (no row of the data in it), ``rows`` are the lines of predictions.jsonl."""
+    """``record`` is result.json (no row of the data in it), ``rows`` are the lines of predictions.jsonl.
+
+    Rows of the pairs that should be refused come last; they are in no figure of the record but those of refusals.
+    """
 
     record: dict[str, Any]
     rows: list[Row]
@@ -78,7 +83,14 @@ class Evaluation:
 
 
 def evaluate_bundle(
-    config: Config, bundle: Path, pairs_file: Path, *, num_rows: int | None, num_no_grammar: int, command: str
+    config: Config,
+    bundle: Path,
+    pairs_file: Path,
+    *,
+    num_rows: int | None,
+    num_no_grammar: int,
+    command: str,
+    refusals_file: Path | None = None,
 ) -> Evaluation:
     """Load a bundle and measure it on pairs; the training pairs of ``config`` give the baseline where they exist.
 
@@ -86,37 +98,44 @@ def evaluate_bundle(
         num_rows: take so many pairs, evenly spaced over the file; None takes all.
         num_no_grammar: decode so many of them also without the grammar.
         command: goes into the record.
+        refusals_file: pairs that should be refused, measured for that beside the others.
 
     Raises:
         DataError: pairs that cannot be read.
+        GrammarError: ``refusals_file`` for a grammar without a refusal.
         BundleError: not a complete, unchanged bundle.
         ProviderError: the execution provider cannot run here.
     """
     every = read_pairs(pairs_file)
     pairs = spread(every, num_rows)
+    to_refuse = read_pairs(refusals_file) if refusals_file else []
     train_file = config.path(config.data.train)
     train = read_pairs(train_file) if train_file.exists() else None
-    params = SamplingParams(**vars(config.generate))
+    params = SamplingParams.from_section(config.generate)
     load = load_average()
     engine = Engine.from_bundle(
         bundle, execution_provider=config.runtime.execution_provider, num_threads=config.runtime.num_threads
     )
+    if refusals_file:
+        refusals.require(engine.grammar)
     rows = evaluate(engine, pairs, train, params, num_no_grammar=num_no_grammar)
-    measured = summarise(rows)
+    refused = evaluate(engine, to_refuse, train, params, num_no_grammar=0) if to_refuse else []
+    measured = summarise(rows) | {"refusals": _refusals(engine.grammar, [*rows, *refused])}
     caveats = [*busy_caveat(load), *_caveats(config, measured, len(every), params)]
     record = {
         **describe(engine, bundle, command),
         "kind": "quality",
         "title": f"Quality of {engine.name}",
         "caveats": caveats,
-        "pairs": {"name": pairs_file.name, "sha256": hashlib.sha256(pairs_file.read_bytes()).hexdigest()},
+        "pairs": _identity(pairs_file),
+        "refusal_pairs": _identity(refusals_file) if refusals_file else None,
         "sampling": asdict(params),
         "load_average": load,
         "rows": [_table_row(engine, measured)],
         "summary": measured,
         "config": config.to_dict(),
     }
-    return Evaluation(record, rows)
+    return Evaluation(record, [*rows, *refused])
 
 
 def evaluate(
@@ -196,6 +215,14 @@ def _no_grammar(rows: Sequence[Row]) -> dict[str, Any]:
     }
 
 
+def _refusals(grammar: Grammar, rows: Sequence[Row]) -> dict[str, Any] | None:
+    return refusals.measure(grammar, [row.pair for row in rows], [row.answer.text for row in rows])
+
+
+def _identity(file: Path) -> dict[str, str]:
+    return {"name": file.name, "sha256": hashlib.sha256(file.read_bytes()).hexdigest()}
+
+
 def _table_row(engine: Engine, measured: dict[str, Any]) -> dict[str, Any]:
     return {
         "bundle": engine.name,
@@ -205,6 +232,7 @@ def _table_row(engine: Engine, measured: dict[str, Any]) -> dict[str, Any]:
         "nearest_neighbour_exact_match": measured["nearest_neighbour_exact_match"],
         "parse_rate": measured["parse_rate"],
         "no_grammar_parse_rate": measured["no_grammar"]["parse_rate"],
+        **refusals.columns(measured["refusals"]),
         "at_max_tokens": measured["num_at_max_tokens"],
         "errors": measured["num_errors"],
         "e2el_ms_p50": measured["latency"]["e2el_ms"]["p50"],

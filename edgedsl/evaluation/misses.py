@@ -9,6 +9,7 @@ from difflib import SequenceMatcher
 
 from edgedsl.errors import GrammarError
 from edgedsl.grammar import Grammar
+from edgedsl.grammar.refusals import is_refusal
 
 Tokens = list[tuple[str, str]]
 Piece = tuple[str, bool]
@@ -21,9 +22,9 @@ def miss_class(grammar: Grammar, target: str, prediction: str, *, finish_reason:
 
     Returns:
         One of: ``error`` (no answer), ``at max_tokens`` (that limit ended it), ``does not parse``, ``target does not
-        parse``, ``same tokens, other spacing``, ``wrong value of TERMINAL`` (same terminals in the same order),
-        ``wrong order`` (same tokens), ``wrong keyword`` (fixed strings differ, and besides them at most values),
-        ``missing part``, ``extra part``, ``other structure``.
+        parse``, ``refused`` (and should not have been), ``not refused``, ``same tokens, other spacing``, ``wrong value
+        of TERMINAL`` (same terminals in the same order), ``wrong order`` (same tokens), ``wrong keyword`` (fixed
+        strings differ, and besides them at most values), ``missing part``, ``extra part``, ``other structure``.
     """
     if finish_reason is None:
         return "error"
@@ -37,6 +38,8 @@ def miss_class(grammar: Grammar, target: str, prediction: str, *, finish_reason:
         got = grammar.tokens(prediction)
     except GrammarError:
         return "does not parse"
+    if is_refusal(grammar, target) != (refused := is_refusal(grammar, prediction)):
+        return "refused" if refused else "not refused"
     return _compare(wanted, got)
 
 

@@ -38,12 +38,25 @@ def summary_lines(record: dict[str, Any]) -> dict[str, str]:
         f"  without the grammar ({rows})": percent(free["parse_rate"]),
         f"exact match without the grammar ({rows})": percent(free["exact_match"]),
         f"  with it ({rows})": percent(free["exact_match_with_grammar"]),
+        **refusal_lines(measured["refusals"]),
         "tokens per answer": number(measured["tokens_per_answer"], "{:.1f}"),
         "time to first token, p50 / p95": times(latency["ttft_ms"]),
         "time per further token, p50 / p95": times(latency["tpot_ms"]),
         "whole answer, p50 / p95": times(latency["e2el_ms"]),
         **context_lines(record),
     }
+
+
+def refusal_lines(measured: dict[str, Any] | None) -> dict[str, str]:
+    """How often the model said no, where the grammar lets it."""
+    if measured is None:
+        return {}
+    lines = {}
+    if measured["num_rows"]:
+        lines[f"refused, of {measured['num_rows']} that should be"] = percent(measured["refusal_rate"])
+    for item in measured["kinds"]:
+        lines[f"  {item['kind']} ({item['num_rows']})"] = percent(item["refusal_rate"])
+    return lines | {f"refused, of {measured['num_programs']} others": percent(measured["wrong_refusal_rate"])}
 
 
 def failures(measured: dict[str, Any]) -> str:

@@ -127,22 +127,13 @@ class TorchDecoder:
             )
         chosen: list[int] = logits.argmax(dim=-1).tolist()
         for i, row in enumerate(rows):
+            tokens_left = max_tokens - len(row.token_ids) - 1
             try:
-                if row.matcher and row.guard:
-                    tokens_left = max_tokens - len(row.token_ids) - 1
-                    if not row.matcher.allows(chosen[i]) or not row.guard.permits(chosen[i], tokens_left):
-                        chosen[i] = self._constrained(logits[i], row.matcher, row.guard, tokens_left)
+                if row.guard and not row.guard.permits(chosen[i], tokens_left):
+                    chosen[i] = row.guard.choose(logits[i].float().cpu().numpy(), _argmax, tokens_left)
             except GenerationError:
                 row.finish_reason = "error"
         return chosen
-
-    def _constrained(self, logits: torch.Tensor, matcher: Matcher, guard: BudgetGuard, tokens_left: int) -> int:
-        assert self._compiled is not None
-        bitmask = np.empty(self._compiled.bitmask_size, np.int32)
-        matcher.fill_bitmask(bitmask)
-        masked = logits.float().cpu().numpy().copy()
-        guard.mask(masked, bitmask)
-        return guard.choose(masked, _argmax, tokens_left)
 
     def _advance(self, row: _Row, token_id: int, max_tokens: int) -> None:
         ended: FinishReason = "length" if row.guard and row.guard.is_steering else "stop"

@@ -2,5 +2,7 @@
 
 from edgedsl.grammar.guard import BudgetGuard
 from edgedsl.grammar.matcher import START, CompiledGrammar, Grammar, Matcher, apply_bitmask
+from edgedsl.grammar.spans import Spans
+from edgedsl.grammar.subset import Subset
 
-__all__ = ["START", "BudgetGuard", "CompiledGrammar", "Grammar", "Matcher", "apply_bitmask"]
+__all__ = ["START", "BudgetGuard", "CompiledGrammar", "Grammar", "Matcher", "Spans", "Subset", "apply_bitmask"]

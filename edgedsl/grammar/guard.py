@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from itertools import count
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgedsl.errors import GenerationError
-from edgedsl.grammar.matcher import CompiledGrammar, Matcher, apply_bitmask
+from edgedsl.errors import GenerationError, NoTokenError
+from edgedsl.grammar.legal_tokens import LegalTokens, Logits
+from edgedsl.grammar.matcher import CompiledGrammar, Matcher
 from edgedsl.grammar.position import Position
 
 # While twice the bytes that are missing, and this many tokens more, fit into the budget, no completion is worked out.
 _FAR = 16
+_PATIENCE = 3  # refusals after which tokens are refused by where they lead, not one by one
+_MAX_TARGETS = 4096
+_NOWHERE, _END = -1, -2  # instead of the number of a token's class
+Draw = Callable[[Logits], int]
 
 
 class BudgetGuard:
-    """Moves along a program beside its matcher and refuses tokens after which it could not end in time.
+    """Moves along a program beside its matcher and chooses tokens after which it can still end in time.
 
     A token that Lark's lexer would not take is refused too: what the engine alone allows need not parse.
 
@@ -25,77 +32,66 @@ class BudgetGuard:
     """
 
     def __init__(self, compiled: CompiledGrammar, matcher: Matcher) -> None:
+        self._compiled = compiled
         self._matcher = matcher
         self._planner = compiled.planner
         self._end_token_ids = compiled.end_token_ids
         self._position = self._planner.automaton.start()
         self._ending: list[int] | None = None  # tokens that would end the program from here, once it is near
         self._next: tuple[int, Position, list[int] | None] | None = None
-        self._classes: dict[Position, NDArray[np.int32]] | None = None
         self.is_steering = False
 
-    def mask(self, logits: NDArray[np.float32], bitmask: NDArray[np.int32]) -> None:
-        """Apply the matcher's bitmask in place, but keep the first token of the ending that is known to fit.
-
-        Where only one text can follow, llguidance's mask holds just its canonical token, which may be a short one.
-        """
-        planned = self._ending[:1] if self._ending else []
-        kept = logits[planned]
-        apply_bitmask(logits, bitmask)
-        logits[planned] = kept
-
-    def choose(self, logits: NDArray[np.float32], draw: Callable[[NDArray[np.float32]], int], tokens_left: int) -> int:
-        """Draw until a token is permitted; refused ones are masked in place.
-
-        This gives the distribution that masking all refused tokens beforehand would give.
+    def choose(self, logits: Logits, draw: Draw, tokens_left: int, *, is_greedy: bool = False) -> int:
+        """Draw until a token is legal and leaves time to end.
 
         Args:
-            logits: [vocab], masked by the matcher.
-            draw: picks a token id.
+            logits: [vocab] or wider, finite; what is beyond the vocabulary is padding. Not changed.
+            draw: the index of one of the values it is given; those that are -inf are not to be taken.
             tokens_left: budget after the token.
+            is_greedy: ``draw`` takes the largest value. The largest of all is then asked for first: where it passes, as
+                it mostly does, no mask is needed.
 
         Raises:
-            GenerationError: no token is left.
+            NoTokenError: no token is left.
+            MatcherError: the engine failed.
         """
-        while not self.permits(token_id := draw(logits), tokens_left):
-            self._mask_refused(logits, token_id)
-        return token_id
+        logits = logits[: self._compiled.vocab_size]
+        if is_greedy and self.permits(best := int(logits.argmax()), tokens_left):
+            return best
+        # Where only one text can follow, llguidance's mask holds just its canonical token, which may be a short one.
+        planned = self._ending[0] if self._ending else None
+        values, token_ids = self._legal().select(logits, planned)
+        groups: NDArray[np.int32] | None = None
+        for num_refused in count():
+            index = draw(values)
+            token_id = index if token_ids is None else int(token_ids[index])
+            if self.permits(token_id, tokens_left):
+                return token_id
+            values[index] = -np.inf
+            if num_refused == _PATIENCE:
+                groups = self._groups() if token_ids is None else self._groups()[token_ids]
+                values[groups == _NOWHERE] = -np.inf
+            if groups is not None and groups[index] >= 0:
+                values[groups == groups[index]] = -np.inf
+        raise AssertionError("unreachable")
 
-    def _mask_refused(self, logits: NDArray[np.float32], token_id: int) -> None:
-        """Mask a refused token, with all that lead to the same position, and once all that lead to none."""
-        logits[token_id] = -np.inf
+    def permits(self, token_id: int, tokens_left: int) -> bool:
+        """Whether the token is legal and the program can still be finished after it, or may end with it.
+
+        Args:
+            token_id: below the size of the vocabulary.
+            tokens_left: budget after it. Below 0 the program is whole, and the caller only asks what would come next.
+        """
+        if tokens_left < 0:
+            return self._matcher.allows(token_id)
         if token_id in self._end_token_ids:
-            return
-        if self._classes is None:
-            self._classes = self._planner.classes.at(self._position)
-            kept = np.concatenate([*self._classes.values(), np.array(sorted(self._end_token_ids), np.int32)])
-            values = logits[kept]
-            logits[:] = -np.inf
-            logits[kept] = values
-        target = self._target(token_id)
-        if target is not None:
-            logits[self._classes[target]] = -np.inf
+            return self.may_end() and self._matcher.allows(token_id)
+        position = self._target(token_id)
+        return position is not None and self._permits(token_id, position, tokens_left)
 
     def may_end(self) -> bool:
         """Whether the program is whole for Lark too."""
         return self._planner.automaton.is_complete(self._position)
-
-    def permits(self, token_id: int, tokens_left: int) -> bool:
-        """Whether the program can still be finished after this token, or may end with it.
-
-        Args:
-            token_id: one that the matcher allows here.
-            tokens_left: budget after it. Below 0 the program is whole, and the caller only asks what would come next.
-        """
-        if tokens_left < 0:
-            return True
-        if token_id in self._end_token_ids:
-            return self.may_end()
-        position = self._target(token_id)
-        return position is not None and self._permits(token_id, position, tokens_left)
-
-    def _target(self, token_id: int) -> Position | None:
-        return self._planner.automaton.advance(self._position, self._planner.vocabulary.token_bytes[token_id])
 
     def consume(self, token_id: int) -> None:
         """Advance by a token that was permitted.
@@ -106,10 +102,15 @@ class BudgetGuard:
         if self._next is None or self._next[0] != token_id:
             raise GenerationError(f"token {token_id} was not checked against the budget")
         _, self._position, self._ending = self._next
-        self._next = self._classes = None
+        self._next = None
 
     def _permits(self, token_id: int, position: Position, tokens_left: int) -> bool:
-        if 2 * self._planner.rough_bound(position) + _FAR <= tokens_left:
+        bound = self._planner.rough_bound(position)
+        if math.isinf(bound):  # names that a subset of the catalogue leaves out
+            return False
+        if 2 * bound + _FAR <= tokens_left:
+            if not self._matcher.allows(token_id):
+                return False
             self._next = (token_id, position, None)
             return True
         ending = self._find_ending(token_id, position, tokens_left)
@@ -127,3 +128,31 @@ class BudgetGuard:
         return self._planner.ending(
             position, tokens_left, lambda ending: self._matcher.accepts([token_id, *ending, end])
         )
+
+    def _target(self, token_id: int) -> Position | None:
+        targets = self._position.node.targets
+        if token_id not in targets:
+            if len(targets) >= _MAX_TARGETS:
+                targets.clear()
+            spelled = self._planner.vocabulary.token_bytes[token_id]
+            targets[token_id] = self._planner.automaton.advance(self._position, spelled) if spelled else None
+        return targets[token_id]
+
+    def _legal(self) -> LegalTokens:
+        """What the engine allows; a position that another program came by is known."""
+        node = self._position.node
+        if node.legal is None:
+            bitmask = np.empty(self._compiled.bitmask_size, np.int32)
+            self._matcher.fill_bitmask(bitmask)
+            if not bitmask.any():
+                raise NoTokenError("no token can follow: the grammar engine allows none")
+            node.legal = self._compiled.legal_tokens.get(bitmask)
+        return node.legal
+
+    def _groups(self) -> NDArray[np.int32]:
+        """For each token [vocab] the number of its class: equal where tokens lead to the same position."""
+        groups = np.full(self._compiled.vocab_size, _NOWHERE, np.int32)
+        for number, token_ids in enumerate(self._planner.classes.at(self._position).values()):
+            groups[token_ids] = number
+        groups[list(self._end_token_ids)] = _END
+        return groups

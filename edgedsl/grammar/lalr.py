@@ -10,12 +10,13 @@ from __future__ import annotations
 import heapq
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from itertools import count
 from typing import Any, NamedTuple
 
 from lark import Lark
 from lark.parsers.lalr_analysis import Shift
+
+from edgedsl.grammar.node import Node
 
 END = "$END"
 _ROOT = "$root"
@@ -39,21 +40,24 @@ class Stack:
         below: the stack without it.
         environment: which catalogue names hold above; see edgedsl.grammar.scopes.
         endings: the cheapest one by each measure, once known.
-        plans: what edgedsl.grammar.planner knows of the positions with this stack, by the lexer's state.
+        nodes: what is known of the positions with this stack, by the lexer's state.
         family: the stacks with the same lowest state.
+        twin: the same states where no catalogue entry restricts anything; what does not depend on names is known there.
     """
 
-    __slots__ = ("_above", "below", "endings", "environment", "family", "plans", "state")
+    __slots__ = ("_above", "below", "endings", "environment", "family", "nodes", "state", "twin")
 
     def __init__(self, state: int, below: Stack | None, environment: int = 0) -> None:
         self.state = state
         self.below = below
         self.environment = environment
         self.endings: dict[str, Ending] = {}
-        self.plans: dict[int, Plan] = {}
+        self.nodes: dict[int, Node] = {}
         self.family: Family = below.family if below else Family()
         self.family.size += 1
         self._above: dict[tuple[int, int], Stack] = {}
+        is_plain = environment == 0 and (below is None or below.twin is below)
+        self.twin: Stack = self if is_plain or below is None else below.twin.push(state, 0)
 
     def push(self, state: int, environment: int) -> Stack:
         """The stack with one more state; the same object for the same state and environment."""
@@ -77,19 +81,6 @@ class Ending(NamedTuple):
     cost: float
     symbols: tuple[str, ...]
     after: Stack | None
-
-
-@dataclass(slots=True)
-class Plan:
-    """What is known of a position's endings.
-
-    Attributes:
-        best: tokens of the shortest one; None where none is known.
-        searched: budgets up to this one were searched without finding any.
-    """
-
-    best: list[int] | None
-    searched: int = -1
 
 
 class Tables:
@@ -230,6 +221,7 @@ class Costs:
             yield from self._expand(symbols)
 
     def _ending(self, stack: Stack) -> Ending:
+        stack = stack.twin
         if self._measure not in stack.endings:
             self._search(stack)
         return stack.endings[self._measure]

@@ -6,6 +6,8 @@ next, and Lark's LALR parser, which shares no code with it, re-parses every fini
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from copy import copy
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,15 +20,21 @@ from lark.lexer import PatternStr
 from numpy.typing import NDArray
 
 from edgedsl.catalogue import Catalogue, bind
-from edgedsl.errors import GenerationError, GrammarError, RequestError
+from edgedsl.errors import EngineLimitError, GrammarError, MatcherError, RequestError
+from edgedsl.grammar.legal_tokens import LegalTokenCache
 from edgedsl.grammar.planner import Planner
 from edgedsl.grammar.position import Automaton
 from edgedsl.grammar.scopes import violation
+from edgedsl.grammar.spans import Spans
 from edgedsl.grammar.specialise import specialise
+from edgedsl.grammar.subset import Subset
 from edgedsl.grammar.vocabulary import Vocabulary
 from edgedsl.tokenizer import Tokenizer
 
 START = "start"
+MAX_WRITTEN_SCOPES = 1000
+_MAX_RESTRICTED = 16
+_LIMITS = ("TooComplex", "too many", "fuel")  # what llguidance says where it stops at one of its limits
 
 
 class Grammar:
@@ -35,7 +43,7 @@ class Grammar:
     def __init__(self, source: str, *, name: str = "grammar", catalogue: Catalogue | None = None) -> None:
         self.source = source
         self.name = name
-        self.catalogue = catalogue if catalogue and catalogue.is_scoped else None
+        self.catalogue = catalogue
         try:
             self.lark = Lark(source, parser="lalr", lexer="contextual", start=START)
         except (LarkError, RecursionError) as exc:
@@ -43,14 +51,23 @@ class Grammar:
                 f"grammar '{name}' does not compile: {_first_lines(exc)}", hint="see the Lark grammar reference"
             ) from exc
         try:
-            # What llguidance reads: the same language, with the catalogue's scopes written out as rules.
-            self.decoding_source = specialise(source, self.lark, self.catalogue, START) if self.catalogue else source
+            self.decoding_source = self._decoding_source()
             self._compiled: str = llguidance.grammar_from("lark", self.decoding_source)
             error = llguidance.LLMatcher.validate_grammar(self._compiled, None)
         except ValueError as exc:
             error = str(exc)
         if error:
             raise GrammarError(f"grammar '{name}' does not compile for decoding: {error.splitlines()[0]}")
+
+    def _decoding_source(self) -> str:
+        """What llguidance reads: the same language, with the catalogue's scopes written out as rules.
+
+        A catalogue of thousands of functions would be more rules than it takes (65,000 symbols): there it reads the
+        names without their scopes, and the budget guard and the re-parse, which know them, hold them alone.
+        """
+        if self.catalogue is None or not self.catalogue.is_scoped or self.catalogue.num_scopes > MAX_WRITTEN_SCOPES:
+            return self.source
+        return specialise(self.source, self.lark, self.catalogue, START)
 
     @classmethod
     def from_files(cls, lark_path: Path, catalogue_path: Path | None = None) -> Grammar:
@@ -69,6 +86,12 @@ class Grammar:
             raise GrammarError(f"grammar '{lark_path}' cannot be read: {exc}") from exc
         catalogue = Catalogue.from_file(catalogue_path) if catalogue_path else None
         return cls(bind(text, catalogue), name=lark_path.name, catalogue=catalogue)
+
+    def restrict(self, catalogue: Catalogue) -> Grammar:
+        """The grammar of the programs that use only a part of the catalogue; it shares all that was compiled."""
+        restricted = copy(self)
+        restricted.catalogue = catalogue
+        return restricted
 
     def parse(self, text: str) -> Any:
         """The Lark tree of a program.
@@ -130,6 +153,7 @@ class CompiledGrammar:
         self.grammar = grammar
         self.vocab_size = tokenizer.vocab_size
         self.end_token_ids = frozenset(end_token_ids)
+        self.legal_tokens = LegalTokenCache(self.vocab_size)
         self._special_token_ids = tokenizer.special_token_ids
         try:
             self._llg_tokenizer = llguidance.LLTokenizer(tokenizer.json_text, eos_token=list(end_token_ids))
@@ -141,6 +165,7 @@ class CompiledGrammar:
             )
         # Error texts of the engine quote the tokens so far; they must not reach a log or an answer.
         self._limits = llguidance.LLParserLimits(verbose_errors=False)
+        self._restricted: dict[tuple[Subset | Spans, ...], CompiledGrammar] = {}
         self._first = self._new_matcher()
         self.matcher().fill_bitmask(np.empty(self.bitmask_size, np.int32))  # warm: the first request pays nothing
 
@@ -154,12 +179,48 @@ class CompiledGrammar:
         special = self._special_token_ids
         decode = self._llg_tokenizer.decode_bytes
         token_bytes = [b"" if i in special else decode([i]) for i in range(self.vocab_size)]
-        end = min(self.end_token_ids)
+        automaton = Automaton(self.grammar.lark, START, self.grammar.catalogue)
+        return Planner(automaton, Vocabulary(token_bytes), self._is_program)
 
-        def is_program(token_ids: list[int]) -> bool:
-            return self.matcher().accepts([*token_ids, end])
+    def restrict(self, *parts: Subset | Spans) -> CompiledGrammar:
+        """The same grammar over a part of its names; nothing is compiled again, and the last few subsets are kept.
 
-        return Planner(Automaton(self.grammar.lark, START, self.grammar.catalogue), Vocabulary(token_bytes), is_program)
+        llguidance goes on to read the whole catalogue: what it alone allows, the budget guard refuses, and the re-parse
+        knows the part only.
+
+        Args:
+            parts: subsets of the catalogue, each a part of what the one before it leaves, and spans of a sentence.
+
+        Raises:
+            RequestError: an unknown name, no catalogue, or no program is left.
+        """
+        if any(isinstance(part, Spans) for part in parts):  # no other sentence has these
+            return self._restrict(parts)
+        if parts not in self._restricted:
+            self._restricted[parts] = self._restrict(parts)
+            while len(self._restricted) > _MAX_RESTRICTED:
+                del self._restricted[next(iter(self._restricted))]
+        self._restricted[parts] = self._restricted.pop(parts)  # now the last to go
+        return self._restricted[parts]
+
+    def _restrict(self, parts: tuple[Subset | Spans, ...]) -> CompiledGrammar:
+        catalogue = self.grammar.catalogue or Catalogue({})
+        for part in parts:
+            catalogue = part.of(catalogue, self.grammar.lark)
+        restricted = copy(self)
+        restricted.grammar = self.grammar.restrict(catalogue)
+        restricted._restricted = {}
+        try:
+            restricted.planner = self.planner.restrict(self.planner.automaton.restrict(catalogue), self._is_program)
+        except GrammarError as exc:
+            raise RequestError(
+                "no program can be written with the names that are left",
+                hint="allow more of the catalogue, or texts that are not in the sentence",
+            ) from exc
+        return restricted
+
+    def _is_program(self, token_ids: list[int]) -> bool:
+        return self.matcher().accepts([*token_ids, min(self.end_token_ids)])
 
     def check_budget(self, max_tokens: int) -> None:
         """Refuse a budget that no program fits into.
@@ -181,7 +242,11 @@ class CompiledGrammar:
 
     def matcher(self) -> Matcher:
         """A matcher at the start of a program."""
-        return Matcher(self._first.deep_copy())
+        return Matcher(self._first.deep_copy(), self._renew)
+
+    def _renew(self) -> None:
+        """Copies share a lexer, which stays broken once it met a limit: the next program gets a new one."""
+        self._first = self._new_matcher()
 
     def outlines_processor(self) -> Any:
         """Outlines' own logits processor (numpy, batch 1), for use inside Outlines and to check ours against it."""
@@ -199,14 +264,15 @@ class CompiledGrammar:
 class Matcher:
     """Where one program stands in the grammar. Asks the engine for its error after every step: it fails closed."""
 
-    def __init__(self, matcher: llguidance.LLMatcher) -> None:
+    def __init__(self, matcher: llguidance.LLMatcher, on_failure: Callable[[], None]) -> None:
         self._matcher = matcher
+        self._on_failure = on_failure
 
     def fill_bitmask(self, bitmask: NDArray[np.int32]) -> None:
         """Write the allowed tokens into ``bitmask`` [ceil(vocab / 32)], bit i of word w for token 32 w + i.
 
         Raises:
-            GenerationError: engine error or limit.
+            MatcherError: engine error or limit.
         """
         self._matcher.unsafe_compute_mask_ptr(bitmask.ctypes.data, bitmask.nbytes)
         self._check()
@@ -227,11 +293,11 @@ class Matcher:
         """Advance by one token.
 
         Raises:
-            GenerationError: the token is not allowed here, or the engine failed.
+            MatcherError: the token is not allowed here, or the engine failed.
         """
         if not self._matcher.consume_token(token_id):
             self._check()
-            raise GenerationError(f"the grammar does not allow token {token_id} here")
+            raise MatcherError(f"the grammar does not allow token {token_id} here")
         self._check()
 
     def is_accepting(self) -> bool:
@@ -245,11 +311,16 @@ class Matcher:
         return bool(self._matcher.is_stopped())
 
     def _check(self) -> None:
-        if self._matcher.is_error():
-            raise GenerationError(
-                "the grammar engine failed or met a limit; the program was discarded",
+        if not self._matcher.is_error():
+            return
+        self._on_failure()
+        reason = f"{self._matcher.stop_reason()} {self._matcher.get_error()}"
+        if any(limit in reason for limit in _LIMITS):
+            raise EngineLimitError(
+                "the grammar engine met a limit; the program was discarded",
                 hint="simplify the grammar: long lists and free text are what meets a limit",
             )
+        raise MatcherError("the grammar engine failed; the program was discarded")
 
 
 def apply_bitmask(logits: NDArray[np.float32], bitmask: NDArray[np.int32]) -> None:

@@ -5,7 +5,10 @@ This repeats what Lark's contextual lexer and LALR parser do, but on prefixes, a
 
 from __future__ import annotations
 
+import math
 import re
+from collections.abc import Iterable, Mapping
+from copy import copy
 from functools import partial
 from typing import NamedTuple
 
@@ -14,11 +17,13 @@ from lark.lexer import PatternStr, TerminalDef
 
 from edgedsl.catalogue import Catalogue
 from edgedsl.grammar.lalr import Stack, Tables
+from edgedsl.grammar.node import Node
 from edgedsl.grammar.regex import Dfa, Nfa
 from edgedsl.grammar.scopes import Scopes
 
 EMPTY = -1
-_MAX_STACKS = 50_000  # about 500 bytes each with what is known of it
+# About 800 bytes each with what is known of it; parts of a catalogue may be many at a time.
+_MAX_STACKS, _MAX_RESTRICTED_STACKS = 100_000, 10_000
 
 
 class Position(NamedTuple):
@@ -27,12 +32,18 @@ class Position(NamedTuple):
     stack: Stack
     lexeme: int = EMPTY
 
+    @property
+    def node(self) -> Node:
+        """What is known of it."""
+        nodes = self.stack.nodes
+        # Requests of several threads share nodes; all must get the same object.
+        return nodes.get(self.lexeme) or nodes.setdefault(self.lexeme, Node())
+
 
 class Pattern(NamedTuple):
-    """A terminal, or some of the names that a catalogue terminal may spell, with the scope they open."""
+    """A terminal, or one name that a catalogue terminal may spell."""
 
     terminal: str
-    scope: int
     start: int
 
 
@@ -51,23 +62,65 @@ class Automaton:
     def __init__(self, lark: Lark, start: str, catalogue: Catalogue | None = None) -> None:
         self.tables = Tables(lark, start)
         self.ignored = frozenset(lark.ignore_tokens)
-        self._scopes = Scopes(catalogue)
         self.nfa = Nfa()
         self.patterns: list[Pattern] = []  # in the order in which Lark prefers them
-        self._by_table: dict[tuple[str, str], list[int]] = {}
         self._by_terminal: dict[str, list[int]] = {}
+        self._by_name: dict[tuple[str, str], int] = {}
+        names = catalogue.terminals if catalogue else {}
         used = [t for t in lark.terminals if t.name in self.tables.terminals | self.ignored]
         ranks = _ranks(used)
         for terminal in sorted(used, key=lambda t: (ranks[t.name], not isinstance(t.pattern, PatternStr))):
-            self._add(terminal)
+            self._add(terminal, names.get(terminal.name))
         self.dfa = Dfa(self.nfa, [ranks[pattern.terminal] for pattern in self.patterns])
+        self._distances: dict[int, dict[str, list[tuple[float, int]]]] = {}
+        self._max_stacks = _MAX_STACKS
+        self._bind(catalogue)
+
+    def _bind(self, catalogue: Catalogue | None) -> None:
+        self._scopes = Scopes(catalogue)
+        self._names: dict[tuple[str, str], dict[int, int]] = {}
         self._lexer_starts: dict[tuple[int, int], int] = {}
         self._root: Stack | None = None
+
+    def restrict(self, catalogue: Catalogue) -> Automaton:
+        """The same machine with other names; it shares its tables with this one, and its lexer, if no name is new.
+
+        Args:
+            catalogue: a part of the one that this was made with, and perhaps other terminals of the grammar.
+        """
+        restricted = copy(self)
+        names = catalogue.terminals
+        if any((terminal, name) not in self._by_name for terminal in names for name in names[terminal]):
+            restricted._add_names(names)
+        restricted._by_terminal = self._by_terminal | {
+            terminal: [restricted._by_name[terminal, name] for name in names.get(terminal, ())]
+            for terminal in (self.catalogue_terminals | catalogue.names.keys()) & self._by_terminal.keys()
+        }
+        restricted._max_stacks = _MAX_RESTRICTED_STACKS
+        restricted._bind(catalogue)
+        return restricted
+
+    def _add_names(self, names: Mapping[str, Iterable[str]]) -> None:
+        """Names that the lexer does not know yet, in a lexer of its own."""
+        self.nfa, self.patterns, self._by_name = self.nfa.copy(), list(self.patterns), dict(self._by_name)
+        self._by_terminal, self._distances = dict(self._by_terminal), {}
+        ranks = {pattern.terminal: rank for pattern, rank in zip(self.patterns, self.dfa.ranks, strict=True)}
+        for terminal in names.keys() & self._by_terminal.keys():
+            self._by_terminal[terminal] = list(self._by_terminal[terminal])
+            for name in names[terminal]:
+                if (terminal, name) not in self._by_name:
+                    self._add_name(terminal, name)
+        self.dfa = Dfa(self.nfa, [ranks[pattern.terminal] for pattern in self.patterns])
 
     @property
     def terminals(self) -> list[str]:
         """Names of the terminals, those it ignores too."""
         return list(self._by_terminal)
+
+    @property
+    def catalogue_terminals(self) -> frozenset[str]:
+        """Those of the terminals whose names a catalogue lists."""
+        return self._scopes.terminals & self._by_terminal.keys()
 
     def patterns_of(self, terminal: str) -> list[int]:
         """Numbers of a terminal's patterns."""
@@ -78,7 +131,7 @@ class Automaton:
 
         Programs share their stacks, and so what is known of them, until these have become many.
         """
-        if self._root is None or self._root.family.size > _MAX_STACKS:
+        if self._root is None or self._root.family.size > self._max_stacks:
             self._root = self.tables.start()
         return Position(self._root)
 
@@ -108,9 +161,14 @@ class Automaton:
 
     def after(self, stack: Stack, pattern: int) -> Stack | None:
         """The stack after a lexeme of one pattern; None where it cannot come."""
-        terminal, scope, _ = self.patterns[pattern]
+        terminal = self.patterns[pattern].terminal
         if terminal in self.ignored:
             return stack
+        if terminal not in self._scopes.terminals:
+            return self.tables.shift(stack, terminal)
+        scope = self._scope_of(stack.environment, terminal).get(pattern)
+        if scope is None:
+            return None
         return self.tables.shift(stack, terminal, partial(self._scopes.enter, scope=scope) if scope else None)
 
     def lexer_start(self, stack: Stack) -> int:
@@ -133,23 +191,43 @@ class Automaton:
         """The lexer's state before a lexeme of one pattern only."""
         return self.dfa.start([self.patterns[pattern].start])
 
-    def _allowed(self, terminal: str, environment: int) -> list[int]:
+    def length(self, terminal: str) -> float:
+        """Bytes of the shortest lexeme of a terminal; infinite where no name is left of it."""
+        return min((self.dfa.length(self.patterns[n].start) for n in self._by_terminal[terminal]), default=math.inf)
+
+    def distances(self, lexeme: int) -> dict[str, list[tuple[float, int]]]:
+        """By terminal, the patterns that a begun lexeme may become: bytes to a match and number, the nearest first."""
+        if lexeme not in self._distances:
+            found: dict[str, list[tuple[float, int]]] = {}
+            for pattern, num_bytes in self.dfa.distances(lexeme).items():
+                found.setdefault(self.patterns[pattern].terminal, []).append((num_bytes, pattern))
+            self._distances[lexeme] = {terminal: sorted(patterns) for terminal, patterns in found.items()}
+        return self._distances[lexeme]
+
+    def _allowed(self, terminal: str, environment: int) -> Iterable[int]:
         if terminal not in self._scopes.terminals:
             return self._by_terminal[terminal]
-        return self._by_table[self._scopes.key(environment, terminal)]
+        return self._scope_of(environment, terminal)
 
-    def _add(self, terminal: TerminalDef) -> None:
-        tables = [key for key in self._scopes.tables if key[0] == terminal.name]
-        if not tables:
-            self._add_pattern(terminal.name, terminal.pattern.to_regexp(), 0)
-        for key in tables:
-            self._by_table[key] = [
-                self._add_pattern(terminal.name, "|".join(map(re.escape, group.names)), group.scope)
-                for group in self._scopes.tables[key]
-            ]
+    def _scope_of(self, environment: int, terminal: str) -> dict[int, int]:
+        """Patterns of the names that a terminal may spell in an environment, with the scopes they open."""
+        key = self._scopes.key(environment, terminal)
+        if key not in self._names:
+            names = self._scopes.tables[key]
+            self._names[key] = {self._by_name[terminal, name]: scope for name, scope in names.items()}
+        return self._names[key]
 
-    def _add_pattern(self, terminal: str, regex: str, scope: int) -> int:
-        self.patterns.append(Pattern(terminal, scope, self.nfa.add(regex, terminal)))
+    def _add(self, terminal: TerminalDef, names: Iterable[str] | None) -> None:
+        if names is None:
+            self._add_pattern(terminal.name, self.nfa.add(terminal.pattern.to_regexp(), terminal.name))
+        for name in names or ():
+            self._add_name(terminal.name, name)
+
+    def _add_name(self, terminal: str, name: str) -> None:
+        self._by_name[terminal, name] = self._add_pattern(terminal, self.nfa.add_text(name.encode(), terminal))
+
+    def _add_pattern(self, terminal: str, start: int) -> int:
+        self.patterns.append(Pattern(terminal, start))
         self._by_terminal.setdefault(terminal, []).append(len(self.patterns) - 1)
         return len(self.patterns) - 1
 

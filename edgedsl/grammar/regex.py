@@ -22,6 +22,7 @@ _sre: Any = getattr(re, "_parser")  # noqa: B009  the parser behind re.compile; 
 _op: Any = getattr(re, "_constants")  # noqa: B009
 
 _MAX_REPEAT = 1000
+_NOWHERE = _FREE = -1  # no next state; no byte is read
 
 
 class Nfa:
@@ -53,6 +54,25 @@ class Nfa:
         builder = _Builder(self, len(self.final), name)
         start = builder.state()
         self.final.append(builder.sequence(tree, start, tree.state.flags))
+        return start
+
+    def copy(self) -> Nfa:
+        """One that can be added to without changing this one."""
+        copied = Nfa()
+        # The moves of a pattern's states do not change once it is built.
+        copied.empty, copied.moves = list(self.empty), list(self.moves)
+        copied.owner, copied.final = list(self.owner), list(self.final)
+        return copied
+
+    def add_text(self, text: bytes, name: str) -> int:
+        """Add a pattern that is one text and return its start state."""
+        builder = _Builder(self, len(self.final), name)
+        start = state = builder.state()
+        for byte in text:
+            following = builder.state()
+            self.moves[state].append((byte, byte, following))
+            state = following
+        self.final.append(state)
         return start
 
 
@@ -145,16 +165,17 @@ class Dfa:
 
     def __init__(self, nfa: Nfa, ranks: Sequence[int] | None = None) -> None:
         self._nfa = nfa
-        self._ranks = ranks or [0] * len(nfa.final)
+        self.ranks = list(ranks) if ranks else [0] * len(nfa.final)
         self._sets: list[tuple[int, ...]] = []
         self._ids: dict[tuple[int, ...], int] = {}
         self._next: list[dict[int, int]] = []
         self._moves: list[tuple[dict[int, list[int]], list[tuple[int, int, int]]] | None] = []
         self._rows: dict[int, NDArray[np.int32]] = {}
+        self._found_distances: dict[int, dict[int, float]] = {}
         self.accepts: list[tuple[int, ...]] = []  # per state: patterns that match here, smallest number first
         self.patterns: list[frozenset[int]] = []  # per state: patterns that may still match
         self._finals = {state: pattern for pattern, state in enumerate(nfa.final)}
-        self._distances = _distances(nfa)
+        self._distances, self._towards = _nearest_ends(nfa)
 
     def start(self, states: Iterable[int]) -> int:
         """The state in which the patterns with these start states begin."""
@@ -205,8 +226,33 @@ class Dfa:
 
     def min_bytes(self, state: int, pattern: int) -> float:
         """The fewest bytes to a match of the pattern, whatever else matches there too."""
-        distances, owner = self._distances, self._nfa.owner
-        return min((distances[s] for s in self._sets[state] if owner[s] == pattern), default=math.inf)
+        return self.distances(state).get(pattern, math.inf)
+
+    def length(self, nfa_state: int) -> float:
+        """The fewest bytes from a state of the NFA to a match of its pattern."""
+        return self._distances[nfa_state]
+
+    def distances(self, state: int) -> dict[int, float]:
+        """For each pattern that may still match the fewest bytes to a match of it."""
+        found = self._found_distances.get(state)
+        if found is None:
+            found = self._found_distances[state] = {}
+            for member in self._sets[state]:
+                pattern, distance = self._nfa.owner[member], self._distances[member]
+                if distance < found.get(pattern, math.inf):
+                    found[pattern] = distance
+        return found
+
+    def rest(self, state: int, pattern: int) -> bytes:
+        """The fewest bytes to a match of a pattern that may still match; another one may match there too."""
+        members = (member for member in self._sets[state] if self._nfa.owner[member] == pattern)
+        member = min(members, key=self._distances.__getitem__)
+        text = bytearray()
+        while self._towards[member][0] != _NOWHERE:
+            member, byte = self._towards[member]
+            if byte != _FREE:
+                text.append(byte)
+        return bytes(text)
 
     def _state(self, states: Iterable[int]) -> int:
         closure = set(states)
@@ -217,12 +263,12 @@ class Dfa:
                     closure.add(target)
                     waiting.append(target)
         # States without moves only pass on; dropping them makes equal states equal.
-        best = min((self._ranks[self._finals[s]] for s in closure if s in self._finals), default=math.inf)
+        best = min((self.ranks[self._finals[s]] for s in closure if s in self._finals), default=math.inf)
         key = tuple(
             sorted(
                 s
                 for s in closure
-                if (self._nfa.moves[s] or s in self._finals) and self._ranks[self._nfa.owner[s]] <= best
+                if (self._nfa.moves[s] or s in self._finals) and self.ranks[self._nfa.owner[s]] <= best
             )
         )
         if key not in self._ids:
@@ -235,26 +281,35 @@ class Dfa:
         return self._ids[key]
 
 
-def _distances(nfa: Nfa) -> list[float]:
-    """The fewest bytes from each state to its pattern's end."""
+def _nearest_ends(nfa: Nfa) -> tuple[list[float], list[tuple[int, int]]]:
+    """For each state the fewest bytes to its pattern's end, and the move towards it: next state, byte (-1: none)."""
     before: list[list[tuple[int, int]]] = [[] for _ in nfa.owner]
     for state, targets in enumerate(nfa.empty):
         for target in targets:
-            before[target].append((state, 0))
+            before[target].append((state, _FREE))
     for state, moves in enumerate(nfa.moves):
-        for _, _, target in moves:
-            before[target].append((state, 1))
+        for low, high, target in moves:
+            before[target].append((state, _plain(low, high)))
     distances = [math.inf] * len(nfa.owner)
-    level, distance = set(nfa.final), 0
+    towards = [(_NOWHERE, _FREE)] * len(nfa.owner)
+    level, distance = dict.fromkeys(nfa.final, (_NOWHERE, _FREE)), 0
     while level:
-        following: set[int] = set()
-        waiting = [state for state in level if distances[state] > distance]
+        following: dict[int, tuple[int, int]] = {}
+        waiting = list(level.items())
         while waiting:
-            state = waiting.pop()
+            state, move = waiting.pop()
             if distances[state] <= distance:
                 continue
-            distances[state] = distance
-            for source, cost in before[state]:
-                (following.add if cost else waiting.append)(source)
+            distances[state], towards[state] = distance, move
+            for source, byte in before[state]:
+                if byte == _FREE:
+                    waiting.append((source, (state, _FREE)))
+                else:
+                    following.setdefault(source, (state, byte))
         level, distance = following, distance + 1
-    return distances
+    return distances, towards
+
+
+def _plain(low: int, high: int) -> int:
+    """A byte of a range; letters and digits are in more tokens than others."""
+    return next((byte for byte in b"a0" if low <= byte <= high), low)

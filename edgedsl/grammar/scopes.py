@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from edgedsl.catalogue import Catalogue, Names, Scope
 
 OUTSIDE = 0  # the environment before any entry that binds something
+_OUTSIDE_TABLE = ""  # instead of the identity of the names that hold there
 
 
 class Group(NamedTuple):
@@ -40,18 +41,14 @@ def scoped_terminals(catalogue: Catalogue) -> frozenset[str]:
     )
 
 
-class NameGroup(NamedTuple):
-    """Names of one terminal that bind the same; ``scope`` is 0 where they bind nothing."""
-
-    terminal: str
-    names: tuple[str, ...]
-    scope: int
-
-
 class Scopes:
     """The scopes of a catalogue as numbers, so that stacks can carry them.
 
     An environment says for each bound terminal which names hold; it is a number too.
+
+    Attributes:
+        terminals: those of the catalogue.
+        tables: terminal and identity of its names -> the scope that each name opens, 0 where it binds nothing.
     """
 
     def __init__(self, catalogue: Catalogue | None) -> None:
@@ -60,11 +57,18 @@ class Scopes:
         self._environments: list[dict[str, str]] = [{}]
         self._environment_numbers: dict[str, int] = {"{}": OUTSIDE}
         self._entered: dict[tuple[int, int], int] = {}
-        self.tables: dict[tuple[str, str], list[NameGroup]] = {}  # (terminal, identity of its names) -> groups
-        self.outside: dict[str, str] = {}
-        if catalogue and catalogue.is_scoped:
-            self._read(catalogue)
-        self.terminals = frozenset(self.outside)
+        self.tables: dict[tuple[str, str], dict[str, int]] = {}
+        everything = catalogue.terminals if catalogue else {}
+        # A part of a catalogue may have left a terminal without names.
+        everything |= {
+            terminal: () for terminal in (catalogue.names if catalogue else {}) if terminal not in everything
+        }
+        self.terminals = frozenset(everything)
+        if catalogue:
+            for terminal, names in everything.items():
+                self._add_table((terminal, _OUTSIDE_TABLE), catalogue.names.get(terminal) or {n: {} for n in names})
+            for terminal, bound in _bound_tables(catalogue.names):
+                self._add_table((terminal, identity(bound)), bound)
 
     def enter(self, environment: int, scope: int) -> int:
         """The environment behind a name that binds ``scope``."""
@@ -82,29 +86,27 @@ class Scopes:
 
     def key(self, environment: int, terminal: str) -> tuple[str, str]:
         """The table of what a terminal may spell in an environment."""
-        return terminal, self._environments[environment].get(terminal, self.outside[terminal])
+        return terminal, self._environments[environment].get(terminal, _OUTSIDE_TABLE)
 
-    def _read(self, catalogue: Catalogue) -> None:
-        scoped = scoped_terminals(catalogue)
-        for terminal, names in _tables(catalogue.names):
-            if terminal in scoped:
-                self._add_table(terminal, names)
-        for terminal in sorted(scoped):
-            everything: Names = catalogue.names.get(terminal) or {n: {} for n in catalogue.terminals.get(terminal, ())}
-            self.outside[terminal] = identity(everything)
-            self._add_table(terminal, everything)
-
-    def _add_table(self, terminal: str, names: Names) -> None:
-        key = (terminal, identity(names))
+    def _add_table(self, key: tuple[str, str], names: Names) -> None:
         if key not in self.tables:
-            self.tables[key] = [NameGroup(terminal, g.names, self._number(g.scope)) for g in groups(names)]
+            self.tables[key] = {name: self._number(scope) for name, scope in names.items()}
 
     def _number(self, scope: Scope) -> int:
+        if not scope:
+            return 0
         key = identity(scope)
         if key not in self._numbers:
             self._numbers[key] = len(self._scopes)
             self._scopes.append(scope)
         return self._numbers[key]
+
+
+def _bound_tables(scope: Scope) -> Iterator[tuple[str, Names]]:
+    for names in scope.values():
+        for bound in names.values():
+            yield from bound.items()
+            yield from _bound_tables(bound)
 
 
 def _tables(scope: Scope) -> Iterator[tuple[str, Names]]:

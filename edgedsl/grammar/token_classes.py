@@ -8,6 +8,7 @@ half of a vocabulary behind it.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from copy import copy
 from typing import NamedTuple
 
 import numpy as np
@@ -53,6 +54,14 @@ class TokenClasses:
         self._first_edges = np.searchsorted(np.sort(first), np.arange(257))
         self._inside_of: dict[int, _Inside] = {}
         self._classes: dict[Position, dict[Position, TokenIds]] = {}
+
+    def restrict(self, automaton: Automaton) -> TokenClasses:
+        """The same tokens over another automaton."""
+        restricted = copy(self)
+        restricted._automaton = automaton
+        restricted._inside_of = {}
+        restricted._classes = {}
+        return restricted
 
     def at(self, position: Position) -> dict[Position, TokenIds]:
         """Positions after one token, each with the tokens (ascending) that lead there."""

@@ -8,6 +8,9 @@ from typing import TypeVar
 
 State = TypeVar("State")
 
+_UNSPELT = 1 << 30  # more tokens than any text has
+_MAX_SEGMENTS = 20_000
+
 
 class Vocabulary:
     """Tokens with their bytes.
@@ -22,6 +25,10 @@ class Vocabulary:
         self._ids = dict(reversed(self._sorted))
         self.longest = max(map(len, self._bytes), default=0)
         self.token_bytes = list(token_bytes)
+        self._longest_of: dict[bytes, int] = {}  # by its first two bytes: the length of the longest token
+        for data in self._bytes:
+            self._longest_of[data[:2]] = max(len(data), self._longest_of.get(data[:2], 0))
+        self._segments: dict[bytes, list[int] | None] = {}
 
     def walk(
         self,
@@ -75,19 +82,27 @@ class Vocabulary:
 
     def segment(self, data: bytes) -> list[int] | None:
         """The fewest tokens that spell the bytes; None where none do."""
-        best: list[tuple[int, int]] = [(0, 0)]  # per end: number of tokens, length of the last one
-        for end in range(1, len(data) + 1):
-            options = [
-                (best[end - size][0] + 1, size)
-                for size in range(1, min(end, self.longest) + 1)
-                if best[end - size][0] >= 0 and data[end - size : end] in self._ids
-            ]
-            best.append(min(options) if options else (-1, 0))
-        if best[-1][0] < 0:
+        if data not in self._segments:
+            if len(self._segments) >= _MAX_SEGMENTS:
+                self._segments.clear()
+            self._segments[data] = self._segment(data)
+        return self._segments[data]
+
+    def _segment(self, data: bytes) -> list[int] | None:
+        # Per end of a beginning: its number of tokens, and where the last of them begins.
+        best = [(0, 0)] + [(_UNSPELT, 0)] * len(data)
+        for start in range(len(data)):
+            count = best[start][0] + 1
+            if count > _UNSPELT:
+                continue
+            for end in range(start + 1, min(len(data), start + self._longest_of.get(data[start : start + 2], 1)) + 1):
+                if data[start:end] in self._ids and count < best[end][0]:
+                    best[end] = (count, start)
+        if best[-1][0] == _UNSPELT:
             return None
         tokens, end = [], len(data)
         while end:
-            size = best[end][1]
-            tokens.append(self._ids[data[end - size : end]])
-            end -= size
+            start = best[end][1]
+            tokens.append(self._ids[data[start:end]])
+            end = start
         return tokens[::-1]

@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 
 from edgedsl.bundle.manifest import Manifest, open_bundle
-from edgedsl.errors import GenerationError, PromptTooLong, RequestError
-from edgedsl.grammar import CompiledGrammar, Grammar
+from edgedsl.errors import GenerationError, LogitsError, PromptTooLong, RequestError
+from edgedsl.grammar import CompiledGrammar, Grammar, Spans
 from edgedsl.prompt import PromptTemplate
 from edgedsl.runtime.decoder import Decoder
+from edgedsl.runtime.disagreements import Disagreements
 from edgedsl.runtime.sampling import SamplingParams
 from edgedsl.runtime.sequence import Completion, Sequence
 from edgedsl.tokenizer import Tokenizer
@@ -26,7 +27,14 @@ class Engine:
     """A model that is ready to generate. One generation at a time; the server serialises its requests."""
 
     def __init__(
-        self, *, name: str, tokenizer: Tokenizer, template: PromptTemplate, grammar: Grammar, decoder: Decoder
+        self,
+        *,
+        name: str,
+        tokenizer: Tokenizer,
+        template: PromptTemplate,
+        grammar: Grammar,
+        decoder: Decoder,
+        disagreements: Disagreements | None = None,
     ) -> None:
         self.name = name
         self.tokenizer = tokenizer
@@ -36,9 +44,9 @@ class Engine:
         self.execution_provider = decoder.execution_provider
         self.compiled = grammar.compile(tokenizer, tokenizer.end_token_ids(template))
         _ = self.compiled.planner  # worked out now: the first request pays nothing
+        self.disagreements = disagreements or Disagreements()
         self.manifest: Manifest | None = None
         self.load_ms = 0.0
-        self._bitmask = np.zeros(self.compiled.bitmask_size, np.int32)
         self._running: Sequence | None = None
 
     @classmethod
@@ -132,6 +140,7 @@ class Engine:
                 hint="shorten it",
             )
         token_ids = self.tokenizer.encode_prompt(self.template, _encodable(sentence))
+        compiled = _restricted(compiled, params, sentence) if compiled else None
         self._check_budget(len(token_ids), params, compiled)
         return Sequence(token_ids, params, compiled, self.tokenizer.stream(), started_s=started)
 
@@ -182,25 +191,26 @@ class Engine:
     def _next_token(self, sequence: Sequence, logits: Any, tokens_left: int) -> int:
         """One token that the grammar allows, and after which the program can be finished in ``tokens_left`` more."""
         if not np.isfinite(logits).all():
-            raise GenerationError(
+            raise LogitsError(
                 "the model's logits are not finite; the program was discarded", hint="run 'edgedsl bundle verify'"
             )
-        if sequence.matcher and sequence.guard:
-            sequence.matcher.fill_bitmask(self._bitmask)
-            sequence.guard.mask(logits, self._bitmask)
-        logits[self.tokenizer.vocab_size :] = -np.inf  # heads are padded to round widths; the padding is no token
         if sequence.guard:
-            return sequence.guard.choose(logits, sequence.draw, tokens_left)
+            is_greedy = sequence.params.temperature == 0
+            return sequence.guard.choose(logits, sequence.draw, tokens_left, is_greedy=is_greedy)
+        logits[self.tokenizer.vocab_size :] = -np.inf  # heads are padded to round widths; the padding is no token
         return sequence.draw(logits)
 
     def _finish(self, sequence: Sequence) -> Completion:
         text = self.tokenizer.decode(sequence.token_ids)
-        if sequence.finish_reason != "cancelled" and sequence.compiled and not sequence.compiled.grammar.accepts(text):
-            raise GenerationError(
-                "the two grammar engines disagree about a finished program; it was discarded",
-                hint="the grammar has terminals that overlap; write them so that one text has one reading",
-            )
+        grammar = sequence.compiled.grammar if sequence.compiled else None
+        if sequence.finish_reason != "cancelled" and grammar and not grammar.accepts(text):
+            raise self.disagreements.add(grammar, text, sequence.token_ids)
         return sequence.completion(text)
+
+
+def _restricted(compiled: CompiledGrammar, params: SamplingParams, sentence: str) -> CompiledGrammar:
+    spans = (Spans(params.spans, sentence),) if params.spans else ()
+    return compiled.restrict(*params.subsets, *spans) if params.subsets or spans else compiled
 
 
 def _encodable(sentence: str) -> str:

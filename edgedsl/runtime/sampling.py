@@ -11,7 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgedsl.errors import GenerationError, RequestError
+from edgedsl.config import GenerateSection
+from edgedsl.errors import NoTokenError, RequestError
+from edgedsl.grammar.subset import Subset
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,8 @@ class SamplingParams:
         top_k: sample from the k likeliest tokens; 0 is off.
         top_p: sample from the smallest set of likeliest tokens that holds this mass.
         seed: the same seed gives the same program.
+        subsets: parts of the catalogue, each a part of what the one before it leaves; nothing else can be spelt.
+        spans: terminals whose texts have to be words of the sentence in a row.
 
     Raises:
         RequestError: a value out of range.
@@ -34,6 +38,21 @@ class SamplingParams:
     top_k: int = 0
     top_p: float = 1.0
     seed: int = 0
+    subsets: tuple[Subset, ...] = ()
+    spans: tuple[str, ...] = ()
+
+    @classmethod
+    def from_section(cls, section: GenerateSection) -> SamplingParams:
+        """What the project file says."""
+        return cls(
+            max_tokens=section.max_tokens,
+            temperature=section.temperature,
+            top_k=section.top_k,
+            top_p=section.top_p,
+            seed=section.seed,
+            subsets=Subset.from_lists(_names(section.allow), _names(section.deny)),
+            spans=_names(section.spans),
+        )
 
     def __post_init__(self) -> None:
         _check("max_tokens", self.max_tokens, Integral, lambda value: value >= 1, "a whole number, at least 1")
@@ -47,11 +66,11 @@ def sample(logits: NDArray[np.float32], params: SamplingParams, rng: np.random.G
     """Pick a token id from masked logits [vocab].
 
     Raises:
-        GenerationError: no token is allowed, or the model's numbers are not finite.
+        NoTokenError: every token is masked, or the largest logit is not finite.
     """
     best = int(np.argmax(logits))
     if not math.isfinite(float(logits[best])):
-        raise GenerationError("no token can follow: every logit is masked or not finite")
+        raise NoTokenError("no token can follow: every logit is masked or not finite")
     if params.temperature == 0:
         return best
     return _draw(logits, params, rng)
@@ -71,6 +90,10 @@ def _draw(logits: NDArray[np.float32], params: SamplingParams, rng: np.random.Ge
         order, weights = order[:kept], weights[:kept]
         weights /= weights.sum()
     return int(token_ids[order[rng.choice(len(order), p=weights)]])
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(",") if name.strip())
 
 
 def _check(name: str, value: Any, kind: type, is_good: Callable[[Any], bool], expected: str) -> None:

@@ -12,6 +12,7 @@ from starlette.responses import JSONResponse, Response
 
 from edgedsl._version import __version__
 from edgedsl.config import GenerateSection
+from edgedsl.runtime.sampling import SamplingParams
 from edgedsl.runtime.sequence import Completion
 from edgedsl.serving.errors import ErrorResponse, handle
 from edgedsl.serving.gate import Gate, KeyRing
@@ -43,13 +44,13 @@ def create_app(queue: EngineQueue, *, keys: KeyRing | None = None, defaults: Gen
     app.add_middleware(Gate, keys=keys)
     for kind in (Exception, HTTPException, RequestValidationError):
         app.add_exception_handler(kind, handle)
-    _add_health(app, queue)
+    _add_health(app, queue, keys)
     _add_models(app, queue)
-    _add_chat(app, queue, defaults or GenerateSection())
+    _add_chat(app, queue, SamplingParams.from_section(defaults or GenerateSection()))
     return app
 
 
-def _add_health(app: FastAPI, queue: EngineQueue) -> None:
+def _add_health(app: FastAPI, queue: EngineQueue, keys: KeyRing | None) -> None:
     @app.get("/health/live", tags=["health"], responses=_ERRORS)
     async def live() -> Response:
         """200 while the process can work; a supervisor restarts it otherwise."""
@@ -59,11 +60,16 @@ def _add_health(app: FastAPI, queue: EngineQueue) -> None:
 
     @app.get("/health", tags=["health"], responses=_ERRORS)
     @app.get("/health/ready", tags=["health"], responses=_ERRORS)
-    async def ready() -> Response:
-        """200 when requests are taken; 503 while the server loads or drains."""
+    async def ready(request: Request) -> Response:
+        """200 when requests are taken; 503 while the server loads or drains.
+
+        With an API key the answer also says how often the two grammar engines disagreed about a program.
+        """
         if queue.state != "ready" or not queue.is_alive():
             return ErrorResponse(503, queue.state, f"the server is {queue.state}")
-        return JSONResponse({"status": "ready"})
+        found = getattr(queue.engine, "disagreements", None)
+        is_known = keys is None or keys.accepts(request.headers.get("authorization", "").encode("latin-1"))
+        return JSONResponse({"status": "ready"} | ({"disagreements": found.count} if found and is_known else {}))
 
 
 def _add_models(app: FastAPI, queue: EngineQueue) -> None:
@@ -83,7 +89,7 @@ def _add_models(app: FastAPI, queue: EngineQueue) -> None:
         return found if found and found.id == model else _model_not_found(model, found.id if found else None)
 
 
-def _add_chat(app: FastAPI, queue: EngineQueue, defaults: GenerateSection) -> None:
+def _add_chat(app: FastAPI, queue: EngineQueue, defaults: SamplingParams) -> None:
     @app.post("/v1/chat/completions", tags=["openai"], responses=_ERRORS, response_model=ChatCompletion)
     async def chat(request: Request, body: Annotated[ChatRequest, Body()]) -> Any:
         """One sentence in, one program out; with ``stream``, server-sent events of chat.completion.chunk objects."""

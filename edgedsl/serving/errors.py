@@ -12,13 +12,34 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from edgedsl.errors import EdgeDSLError, GenerationError, PromptTooLong, QueueFull, RequestError
+from edgedsl.errors import (
+    DisagreementError,
+    EdgeDSLError,
+    EngineLimitError,
+    GenerationError,
+    LogitsError,
+    MatcherError,
+    NoTokenError,
+    PromptTooLong,
+    QueueFull,
+    RequestError,
+)
 from edgedsl.serving.schemas import UNSUPPORTED, ErrorBody, ErrorDetail
 
 logger = logging.getLogger("edgedsl.serving")
 
 RETRY_AFTER = {"Retry-After": "1"}
-_CODES = {PromptTooLong: "context_length_exceeded", QueueFull: "queue_full", GenerationError: "generation_failed"}
+# The first that fits counts, so a class comes before its base.
+_CODES = {
+    PromptTooLong: "context_length_exceeded",
+    QueueFull: "queue_full",
+    LogitsError: "logits_not_finite",
+    EngineLimitError: "grammar_engine_limit",
+    MatcherError: "grammar_engine_failed",
+    NoTokenError: "no_legal_token",
+    DisagreementError: "engines_disagree",
+    GenerationError: "generation_failed",
+}
 _HTTP_CODES = {
     400: "invalid_json",
     404: "not_found",
@@ -53,6 +74,8 @@ class ErrorResponse(Response):
 def from_exception(exc: BaseException) -> ErrorResponse:
     """The answer to an exception of ours. Anything else is a bug: the log gets its traceback, the client only a 500."""
     if isinstance(exc, RequestError | GenerationError):
+        if isinstance(exc, DisagreementError):
+            logger.error("the two grammar engines disagreed, %d times since the start", exc.count)
         code = next((code for kind, code in _CODES.items() if isinstance(exc, kind)), "invalid_value")
         return ErrorResponse(exc.status_code, code, exc.message, hint=exc.hint)
     if isinstance(exc, EdgeDSLError):

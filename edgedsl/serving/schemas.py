@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
-from edgedsl.config import GenerateSection
+from edgedsl.grammar.subset import Subset
 from edgedsl.runtime.sampling import SamplingParams
 
 # Fields of OpenAI's that a bundle cannot honour: the answer says "unsupported" and not "unknown".
@@ -81,11 +81,24 @@ class StreamOptions(_Strict):
     include_usage: bool | None = None
 
 
+Name = Annotated[str, Field(min_length=1, max_length=512)]
+
+
+class CatalogueSubset(_Strict):
+    """Names of the catalogue that a request may use, and names that it may not."""
+
+    allow: Annotated[list[Name] | None, Field(min_length=1, max_length=10_000)] = None
+    deny: Annotated[list[Name], Field(max_length=10_000)] = []
+
+
 class ChatRequest(_Strict):
     """Body of POST /v1/chat/completions. null means absent.
 
     Accepted and without effect: ``user``. Accepted with their neutral value only: ``n``, ``store``, ``stop``,
-    ``logprobs``, ``presence_penalty``, ``frequency_penalty``, ``response_format``. ``top_k`` is an addition of ours.
+    ``logprobs``, ``presence_penalty``, ``frequency_penalty``, ``response_format``.
+
+    Additions of ours: ``top_k``; ``catalogue``, a part of the server's catalogue (a list is what is allowed);
+    ``spans``, terminals whose texts have to be words of the sentence in a row.
     """
 
     model: str
@@ -96,6 +109,8 @@ class ChatRequest(_Strict):
     top_p: Annotated[float | None, Field(gt=0, le=1)] = None
     top_k: Annotated[int | None, Field(ge=0, le=1_000_000)] = None
     seed: Annotated[int | None, Field(ge=0, lt=2**63)] = None
+    catalogue: CatalogueSubset | None = None
+    spans: Annotated[list[Name] | None, Field(max_length=100)] = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     user: Annotated[str | None, Field(max_length=512)] = None
@@ -114,6 +129,11 @@ class ChatRequest(_Strict):
             raise _unsupported("one request is one sentence: send exactly one user message, and no earlier turns")
         return messages
 
+    @field_validator("catalogue", mode="before")
+    @classmethod
+    def _list_is_allowed(cls, catalogue: Any) -> Any:
+        return {"allow": catalogue} if isinstance(catalogue, list) else catalogue
+
     @model_validator(mode="after")
     def _consistent(self) -> ChatRequest:
         if self.max_tokens and self.max_completion_tokens and self.max_tokens != self.max_completion_tokens:
@@ -127,13 +147,19 @@ class ChatRequest(_Strict):
         """The text of the one user message."""
         return self.messages[0].content
 
-    def sampling_params(self, defaults: GenerateSection) -> SamplingParams:
+    def sampling_params(self, defaults: SamplingParams) -> SamplingParams:
         """What the request asks for; the server's ``[generate]`` section fills in the rest."""
 
         def pick(given: Any, default: Any) -> Any:
             return default if given is None else given
 
+        # What the server leaves of the catalogue a request can only narrow.
+        subsets = defaults.subsets
+        if self.catalogue:
+            subsets += Subset.from_lists(self.catalogue.allow, self.catalogue.deny)
         return SamplingParams(
+            subsets=subsets,
+            spans=tuple(dict.fromkeys([*defaults.spans, *(self.spans or ())])),
             max_tokens=pick(self.max_tokens or self.max_completion_tokens, defaults.max_tokens),
             temperature=pick(self.temperature, defaults.temperature),
             top_k=pick(self.top_k, defaults.top_k),

@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
+from array import array
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from edgedsl.catalogue import Catalogue
-from edgedsl.errors import GenerationError, GrammarError
+from edgedsl.errors import GrammarError
+from edgedsl.grammar.authoring.generation import Generated, Generation, Request
+from edgedsl.grammar.authoring.random_logits import KINDS
 from edgedsl.grammar.authoring.token_set import TokenSet
-from edgedsl.grammar.guard import BudgetGuard
-from edgedsl.grammar.matcher import CompiledGrammar, Grammar
+from edgedsl.grammar.matcher import Grammar
 
 # Tokens that a budget has more than the shortest program.
 SPARE = (0, 1, 2, 3, 5, 8, 13, 21, 34, 55, 89)
-_SPREAD = 3.0  # of the logits
+# Programs that are decoded in lock step; the sizes take turns.
+BATCH_SIZES = (1, 4, 8)
+_ROUND = 16  # programs of one batch size
 _LISTED = 5
-Logits = NDArray[np.float32]
 
 
 @dataclass
@@ -34,8 +35,11 @@ class FuzzResult:
         invented_names: texts of catalogue terminals that the catalogue does not have.
         min_budget: tokens of the shortest program, the smallest budget that was given.
         errors: generations that ended with an error of an engine.
+        tokens: of all programs together.
+        distinct: different texts among those that parse.
         mask_us_p50: of the time of mask and budget check of one token, the median.
         mask_us_p99: the same, 99 of 100.
+        mask_us_max: the same, the longest.
     """
 
     n: int = 0
@@ -44,8 +48,11 @@ class FuzzResult:
     invented_names: int = 0
     min_budget: int = 0
     errors: int = 0
+    tokens: int = 0
+    distinct: int = 0
     mask_us_p50: float | None = None
     mask_us_p99: float | None = None
+    mask_us_max: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
@@ -75,6 +82,7 @@ class Fuzzer:
         catalogue: names that may be used; None where there is no catalogue.
         seed: of the logits.
         failures: what went wrong, the first few.
+        mask_us: time of mask and budget check of each token, in microseconds.
     """
 
     grammar: Grammar
@@ -82,45 +90,51 @@ class Fuzzer:
     catalogue: Catalogue | None = None
     seed: int = 0
     failures: list[str] = field(default_factory=list)
+    mask_us: array[float] = field(default_factory=lambda: array("d"))
+    _texts: set[int] = field(default_factory=set)
 
     def run(self, n: int, on_progress: Callable[[int], None] = lambda _: None) -> FuzzResult:
-        """Generate ``n`` programs: greedy and sampled in turn, budgets from the shortest program up.
+        """Generate ``n`` programs: of every kind of logits, greedy and sampled, budgets from the shortest program up.
+
+        Sixteen at a time are decoded in lock step, 1, 4 or 8 of them at once.
 
         Raises:
             GrammarError: the grammar does not compile with these tokens.
         """
         compiled = self.tokens.compile(self.grammar)
         generation = Generation(compiled, np.random.default_rng(self.seed))
+        self.mask_us = generation.mask_us
         result = FuzzResult(min_budget=compiled.planner.min_tokens)
-        for number in range(n):
-            budget = result.min_budget + SPARE[number // 2 % len(SPARE)]
-            self._one(generation, result, budget, is_greedy=number % 2 == 0)
-            on_progress(number + 1)
-        if generation.mask_us:
-            result.mask_us_p50 = round(float(np.percentile(generation.mask_us, 50)), 1)
-            result.mask_us_p99 = round(float(np.percentile(generation.mask_us, 99)), 1)
+        for generated in _generate(generation, n, result.min_budget):
+            self._judge(generated, result)
+            on_progress(result.n)
+        if self.mask_us:
+            p50, p99, longest = np.percentile(self.mask_us, (50, 99, 100)).round(1).tolist()
+            result.mask_us_p50, result.mask_us_p99, result.mask_us_max = p50, p99, longest
         return result
 
-    def _one(self, generation: Generation, result: FuzzResult, budget: int, *, is_greedy: bool) -> None:
+    def _judge(self, generated: Generated, result: FuzzResult) -> None:
+        request, token_ids = generated.request, generated.token_ids
         result.n += 1
-        try:
-            token_ids = generation.program(budget, is_greedy=is_greedy)
-        except GenerationError as exc:
+        if generated.error:
             result.errors += 1
-            self._fail(f"budget {budget}: {exc.message}")
+            self._fail(f"{request}: {generated.error.message}")
             return
         text = self.tokens.tokenizer.decode(token_ids)
-        if len(token_ids) > budget:
+        result.tokens += len(token_ids)
+        if len(token_ids) > request.budget:
             result.over_budget += 1
-            self._fail(f"budget {budget}: {len(token_ids)} tokens: {text!r}")
+            self._fail(f"{request}: {len(token_ids)} tokens: {text!r}")
         if not self.grammar.accepts(text):
-            self._fail(f"budget {budget}: does not parse: {text!r}")
+            self._fail(f"{request}: does not parse: {text!r}")
             return
         result.parsed += 1
+        self._texts.add(hash(text))
+        result.distinct = len(self._texts)
         invented = self._invented(text)
         result.invented_names += len(invented)
         if invented:
-            self._fail(f"budget {budget}: the catalogue does not have {', '.join(invented)}: {text!r}")
+            self._fail(f"{request}: the catalogue does not have {', '.join(invented)}: {text!r}")
 
     def _invented(self, text: str) -> list[str]:
         names = self.catalogue.terminals if self.catalogue else {}
@@ -133,50 +147,13 @@ class Fuzzer:
             self.failures.append(what)
 
 
-class Generation:
-    """Programs from random logits, decoded the way an engine decodes a model's."""
-
-    def __init__(self, compiled: CompiledGrammar, rng: np.random.Generator) -> None:
-        self._compiled = compiled
-        self._rng = rng
-        self._bitmask = np.zeros(compiled.bitmask_size, np.int32)
-        self.mask_us: list[float] = []
-        self._draw_s = 0.0  # drawing is not the mask's time
-
-    def program(self, budget: int, *, is_greedy: bool) -> list[int]:
-        """Token ids of one generation.
-
-        Raises:
-            GenerationError: an engine failed, or no token was left.
-        """
-        matcher = self._compiled.matcher()
-        guard = BudgetGuard(self._compiled, matcher)
-        token_ids: list[int] = []
-        while not matcher.is_stopped():
-            logits = self._rng.standard_normal(self._compiled.vocab_size, np.float32) * np.float32(_SPREAD)
-            started = time.perf_counter()
-            matcher.fill_bitmask(self._bitmask)
-            guard.mask(logits, self._bitmask)
-            token_id = guard.choose(logits, _greedy if is_greedy else self._draw, budget - len(token_ids) - 1)
-            self.mask_us.append(1e6 * (time.perf_counter() - started - self._draw_s))
-            self._draw_s = 0.0
-            if token_id in self._compiled.end_token_ids or len(token_ids) == budget:
-                break
-            matcher.consume(token_id)
-            guard.consume(token_id)
-            token_ids.append(token_id)
-        return token_ids
-
-    def _draw(self, logits: Logits) -> int:
-        """Sample at temperature 1: the largest of the logits with Gumbel noise."""
-        started = time.perf_counter()
-        token_id = _greedy(logits + self._rng.gumbel(size=len(logits)).astype(np.float32))
-        self._draw_s += time.perf_counter() - started
-        return token_id
+def request(number: int, min_budget: int) -> Request:
+    """The request with a number: kinds of logits and budgets cycle against each other, so that all pairs occur."""
+    pair = number // 2
+    return Request(number, min_budget + SPARE[pair % len(SPARE)], KINDS[pair % len(KINDS)], number % 2 == 0)
 
 
-def _greedy(logits: Logits) -> int:
-    token_id = int(logits.argmax())
-    if not np.isfinite(logits[token_id]):
-        raise GenerationError("no token is legal here; the program was discarded")
-    return token_id
+def _generate(generation: Generation, n: int, min_budget: int) -> Iterator[Generated]:
+    for start in range(0, n, _ROUND):
+        requests = [request(number, min_budget) for number in range(start, min(start + _ROUND, n))]
+        yield from generation.batch(requests, BATCH_SIZES[start // _ROUND % len(BATCH_SIZES)])

@@ -20,6 +20,7 @@ def import_grammar(
     *,
     calls: Literal["one", "many"] = "one",
     order: Literal["schema", "any"] = "schema",
+    refusal: bool = False,
 ) -> Imported:
     """Read a grammar in another notation.
 
@@ -29,6 +30,7 @@ def import_grammar(
             list, else a JSON schema.
         calls: of tools only, see :func:`edgedsl.grammar.sources.tools.to_lark`.
         order: of tools only, the same.
+        refusal: of tools only, the same.
 
     Raises:
         GrammarError: a file that cannot be read, a notation that cannot be told, or what its reader raises.
@@ -37,11 +39,16 @@ def import_grammar(
     document: Any = _json(path, text) if notation in {"json-schema", "tools"} or path.suffix == ".json" else None
     if notation is None:
         notation = _notation(path, document)
+    if refusal and notation != "tools":
+        raise GrammarError(
+            f"a refusal can be added to tools, not to {notation}",
+            hint='write it into the grammar: "start: ... | refusal"',
+        )
     match notation:
         case "json-schema":
             return json_schema.to_lark(document)
         case "tools":
-            return tools.to_lark(_tool_list(document), calls=calls, order=order)
+            return tools.to_lark(_tool_list(document), calls=calls, order=order, refusal=refusal)
         case "gbnf":
             return gbnf.to_lark(text)
         case "ebnf":

@@ -11,12 +11,14 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from edgedsl.errors import GrammarError
+from edgedsl.grammar.refusals import RULE
 from edgedsl.grammar.sources import expression as ex
 from edgedsl.grammar.sources import json_text
 from edgedsl.grammar.sources.imported import Imported, imported
 from edgedsl.grammar.sources.json_schema import Schemas
 from edgedsl.grammar.sources.rules import Rules
 
+REFUSAL = '{"name": "unsupported"}'  # a call without arguments has an empty object of them
 # Names that tool lists written for Python use for JSON Schema's types.
 _TYPES = {
     "str": "string",
@@ -39,7 +41,11 @@ class Tool:
 
 
 def to_lark(
-    tools: list[dict[str, Any]], *, calls: Literal["one", "many"] = "one", order: Literal["schema", "any"] = "schema"
+    tools: list[dict[str, Any]],
+    *,
+    calls: Literal["one", "many"] = "one",
+    order: Literal["schema", "any"] = "schema",
+    refusal: bool = False,
 ) -> Imported:
     """A grammar of calls of these tools in canonical JSON.
 
@@ -48,12 +54,14 @@ def to_lark(
         calls: "one" call, or "many": a list of one or more.
         order: "schema": arguments come in the order of the schema, each at most once, required ones always;
             "any": in any order, and neither is checked (LALR would need a state for every subset).
+        refusal: with a program for what none of the tools can do, :data:`REFUSAL`; in a list where calls are many.
 
     Raises:
         GrammarError: a schema that is not supported, named with tool and JSON pointer.
     """
     rules = Rules()
-    translated: list[str] = []
+    refused = rules.reserve(RULE)  # also where there is none: no tool may take the name
+    translated = ["no tool -> refusal"] * refusal
     notes = ["arguments in any order: that none comes twice and none is missing is not checked"] * (order == "any")
     heads: list[ex.Node] = []
     for tool in _distinct(tools):
@@ -66,6 +74,9 @@ def to_lark(
         one = rules.rule(call, "call")
         more = ex.repeat(ex.sequence([ex.text(", "), one]), 0, None)
         call = ex.sequence([ex.text("["), one, more, ex.text("]")])
+    if refusal:
+        rules.define(refused, _refusal(rules, calls))
+        call = ex.choice([call, refused])
     return imported("list of tools", rules.render(call), translated, notes, is_prefix_free=len(heads) > 100)
 
 
@@ -111,6 +122,12 @@ def _call(tool: Tool, schemas: Schemas, order: str) -> ex.Node:
     except GrammarError as exc:
         raise GrammarError(f"tool {tool.name!r}, {exc.message}", hint=exc.hint) from exc
     return ex.sequence([schemas.rules.terminal(ex.text(head), f"call {tool.name}"), arguments, ex.text("}")])
+
+
+def _refusal(rules: Rules, calls: str) -> ex.Node:
+    # A terminal of its own, for "[" alone may come in its place.
+    text = rules.terminal(ex.text(REFUSAL), "unsupported")
+    return ex.sequence([ex.text("["), text, ex.text("]")]) if calls == "many" else text
 
 
 def _unordered(tool: Tool, schemas: Schemas) -> ex.Node:
