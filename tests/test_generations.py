@@ -107,6 +107,13 @@ def test_logits_that_wish_to_open_do_open() -> None:
     assert all(SUM.accepts(text) for text in texts.values())
 
 
+def test_the_number_of_a_request_makes_its_logits() -> None:
+    compiled = tokens("learned").compile(open_language("flow").grammar())
+    generation = Generation(compiled, np.random.default_rng(0))
+    texts = {tuple(g.token_ids) for g in generation.batch([Request(number, 40) for number in range(10)], 4)}
+    assert len(texts) > 5
+
+
 # --- batches
 
 
