@@ -19,6 +19,7 @@ import pytest
 from serving_client import KEY, URL, body, talk
 from tiny import EOS_TOKEN, tiny_template, tiny_tokenizer
 
+from edgedsl.catalogue import Catalogue, bind
 from edgedsl.config import load_config
 from edgedsl.errors import (
     ConfigError,
@@ -30,9 +31,11 @@ from edgedsl.errors import (
     NoTokenError,
 )
 from edgedsl.grammar import BudgetGuard, Grammar, Matcher
+from edgedsl.grammar.subset import Subset
 from edgedsl.runtime import disagreements
 from edgedsl.runtime.disagreements import Disagreements
 from edgedsl.runtime.engine import Engine
+from edgedsl.runtime.sampling import SamplingParams
 from edgedsl.serving.gate import KeyRing
 
 TOKENIZER = tiny_tokenizer()
@@ -46,12 +49,13 @@ Logits = np.ndarray
 
 
 class Decoder:
-    """Favours the tokens of PROGRAM; ``fault`` may change the logits [vocab + PADDING] of a step."""
+    """Favours the tokens of a program; ``fault`` may change the logits [vocab + PADDING] of a step."""
 
     execution_provider = "cpu"
     info = SimpleNamespace(context_length=128)
 
-    def __init__(self) -> None:
+    def __init__(self, program: str = PROGRAM) -> None:
+        self.program = program
         self.fault: Callable[[int, Logits], None] = lambda step, logits: None
         self.step = -1
 
@@ -60,20 +64,20 @@ class Decoder:
 
     def forward(self, token_ids: Sequence[int]) -> Logits:
         self.step += 1
-        script = [*TOKENIZER.encode_plain(PROGRAM), END]
+        script = [*TOKENIZER.encode_plain(self.program), END]
         logits = np.zeros(TOKENIZER.vocab_size + PADDING, np.float32)
         logits[script[min(self.step, len(script) - 1)]] = 30.0
         self.fault(self.step, logits)
         return logits
 
 
-def new_engine(keep: Path | None = None) -> Engine:
+def new_engine(grammar: Grammar | None = None, program: str = PROGRAM, *, keep: Path | None = None) -> Engine:
     return Engine(
         name="fake-model",
         tokenizer=TOKENIZER,
         template=tiny_template(),
-        grammar=Grammar(SPEECH, name="speech"),
-        decoder=Decoder(),  # type: ignore[arg-type]
+        grammar=grammar or Grammar(SPEECH, name="speech"),
+        decoder=Decoder(program),  # type: ignore[arg-type]
         disagreements=Disagreements(keep),
     )
 
@@ -230,6 +234,37 @@ def test_a_limit_of_one_request_does_not_stay_for_the_next() -> None:
     assert engine(SENTENCE, **SAMPLED).text == PROGRAM
 
 
+@pytest.mark.parametrize("limits", [{"max_lexer_states": 3}, {"step_lexer_fuel": 1}, {"step_max_items": 1}], ids=str)
+def test_every_limit_is_called_one(limits: dict[str, int]) -> None:
+    engine = new_engine()
+    engine.compiled._limits = llguidance.LLParserLimits(verbose_errors=False, **limits)
+    engine.compiled._first = engine.compiled._new_matcher()
+    with pytest.raises(EngineLimitError, match="met a limit"):
+        engine(SENTENCE, **SAMPLED)
+
+
+@pytest.mark.parametrize("is_part_first", [False, True])
+def test_a_limit_met_under_a_part_of_the_catalogue_stays_for_nobody(is_part_first: bool) -> None:
+    """Parts of a catalogue share the lexer. Where a mask is known already, a broken one just refuses every token."""
+    names = Catalogue.from_lists({"ROOM": ["hall", "kitchen"]})
+    source = bind('start: "say " TEXT ROOM\nTEXT: /[a-z ]+:/\n%declare ROOM\n', names)
+    program = "say hello there:hall"
+    engine = new_engine(Grammar(source, catalogue=names), program)
+    whole, part = SamplingParams(temperature=0.7), SamplingParams(temperature=0.7, subsets=(Subset(("hall",)),))
+    one, other = (part, whole) if is_part_first else (whole, part)
+    assert engine.generate(SENTENCE, other).text == program  # its masks are known from now on
+    compiled, usual = engine.compiled, engine.compiled._limits
+    compiled._limits = LOW
+    broken = compiled._new_matcher()
+    compiled._limits = usual
+    for sharing in (compiled, compiled.restrict(*part.subsets)):
+        sharing._first = broken
+    with pytest.raises(EngineLimitError):
+        engine.generate(SENTENCE, one)
+    for params in (other, one, other):
+        assert engine.generate(SENTENCE, params).text == program
+
+
 @pytest.mark.parametrize("temperature", [0.0, 0.7])
 @pytest.mark.parametrize("step", [0, 5])
 def test_the_largest_logit_in_the_padding_is_no_token(temperature: float, step: int) -> None:
@@ -252,8 +287,6 @@ def test_what_nobody_foresaw_is_no_program_either(fault: Callable[[Engine], Abst
 
 def test_a_cancelled_request_is_no_disagreement() -> None:
     engine = new_engine()
-    from edgedsl.runtime.sampling import SamplingParams
-
     assert engine.generate(SENTENCE, SamplingParams(), is_cancelled=lambda: True).finish_reason == "cancelled"
     assert engine.disagreements.count == 0
 
@@ -332,7 +365,7 @@ def test_disagreements_are_counted_and_not_kept(tmp_path: Path, monkeypatch: pyt
 
 def test_a_disagreement_is_kept_where_a_folder_is_given(tmp_path: Path) -> None:
     folder = tmp_path / "new" / "kept"
-    engine = new_engine(folder)
+    engine = new_engine(keep=folder)
     disagree(engine, 3)
     assert folder.stat().st_mode & 0o777 == 0o700
     (path,) = folder.iterdir()  # the same case is kept once
@@ -373,7 +406,7 @@ def test_a_folder_that_cannot_be_written_changes_no_answer(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(disagreements.atomic, "write_json", fail)
-    engine = new_engine(tmp_path)
+    engine = new_engine(keep=tmp_path)
     disagree(engine)
     assert engine.disagreements.count == 1
     assert "could not be kept: No space left on device" in caplog.text

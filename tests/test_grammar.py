@@ -184,6 +184,9 @@ def test_an_engine_error_fails_closed_everywhere() -> None:
         def get_error(self) -> str:
             return "of a kind that nobody knows"
 
+        def stop_reason(self) -> str:
+            return "InternalError"
+
         def is_accepting(self) -> bool:
             return True
 

@@ -264,7 +264,7 @@ class CompiledGrammar:
 class Matcher:
     """Where one program stands in the grammar. Asks the engine for its error after every step: it fails closed."""
 
-    def __init__(self, matcher: llguidance.LLMatcher, on_failure: Callable[[], None]) -> None:
+    def __init__(self, matcher: llguidance.LLMatcher, on_failure: Callable[[], None] = lambda: None) -> None:
         self._matcher = matcher
         self._on_failure = on_failure
 
