@@ -119,12 +119,20 @@ LOW = llguidance.LLParserLimits(verbose_errors=False, max_lexer_states=3)
 
 @contextmanager
 def engine_limit(engine: Engine) -> Iterator[None]:
-    compiled, usual = engine.compiled, engine.compiled._limits
-    compiled._limits = LOW
-    compiled._first = compiled._new_matcher()
+    matchers, usual = engine.compiled.matchers, engine.compiled.matchers.limits
+    matchers.limits = LOW
+    matchers.renew()
     yield
-    compiled._limits = usual
-    compiled._first = compiled._new_matcher()
+    matchers.limits = usual
+    matchers.renew()
+
+
+def meet_a_limit_once(engine: Engine) -> None:
+    """The next program meets a limit; those after it have the usual limits."""
+    matchers, usual = engine.compiled.matchers, engine.compiled.matchers.limits
+    matchers.limits = LOW
+    matchers.renew()
+    matchers.limits = usual
 
 
 def no_legal_token(engine: Engine) -> AbstractContextManager[None]:
@@ -225,10 +233,7 @@ def test_a_request_that_fails_has_its_own_error_and_the_next_one_works(
 def test_a_limit_of_one_request_does_not_stay_for_the_next() -> None:
     """Copies of a matcher share its lexer, which stays broken once it met a limit."""
     engine = new_engine()
-    compiled, usual = engine.compiled, engine.compiled._limits
-    compiled._limits = LOW
-    compiled._first = compiled._new_matcher()
-    compiled._limits = usual
+    meet_a_limit_once(engine)
     with pytest.raises(EngineLimitError):
         engine(SENTENCE, **SAMPLED)
     assert engine(SENTENCE, **SAMPLED).text == PROGRAM
@@ -237,8 +242,8 @@ def test_a_limit_of_one_request_does_not_stay_for_the_next() -> None:
 @pytest.mark.parametrize("limits", [{"max_lexer_states": 3}, {"step_lexer_fuel": 1}, {"step_max_items": 1}], ids=str)
 def test_every_limit_is_called_one(limits: dict[str, int]) -> None:
     engine = new_engine()
-    engine.compiled._limits = llguidance.LLParserLimits(verbose_errors=False, **limits)
-    engine.compiled._first = engine.compiled._new_matcher()
+    engine.compiled.matchers.limits = llguidance.LLParserLimits(verbose_errors=False, **limits)
+    engine.compiled.matchers.renew()
     with pytest.raises(EngineLimitError, match="met a limit"):
         engine(SENTENCE, **SAMPLED)
 
@@ -253,12 +258,7 @@ def test_a_limit_met_under_a_part_of_the_catalogue_stays_for_nobody(is_part_firs
     whole, part = SamplingParams(temperature=0.7), SamplingParams(temperature=0.7, subsets=(Subset(("hall",)),))
     one, other = (part, whole) if is_part_first else (whole, part)
     assert engine.generate(SENTENCE, other).text == program  # its masks are known from now on
-    compiled, usual = engine.compiled, engine.compiled._limits
-    compiled._limits = LOW
-    broken = compiled._new_matcher()
-    compiled._limits = usual
-    for sharing in (compiled, compiled.restrict(*part.subsets)):
-        sharing._first = broken
+    meet_a_limit_once(engine)
     with pytest.raises(EngineLimitError):
         engine.generate(SENTENCE, one)
     for params in (other, one, other):

@@ -16,7 +16,8 @@ from tiny import CATALOGUE, GRAMMAR, PAIRS, tiny_template, tiny_tokenizer, write
 
 from edgedsl.catalogue import Catalogue, bind
 from edgedsl.errors import GenerationError, GrammarError
-from edgedsl.grammar import CompiledGrammar, Grammar, Matcher, apply_bitmask
+from edgedsl.grammar import CompiledGrammar, Grammar, Matcher
+from edgedsl.grammar.legal_tokens import LegalTokens
 
 TOKENIZER = tiny_tokenizer()
 (END,) = TOKENIZER.end_token_ids(tiny_template())
@@ -129,9 +130,8 @@ def test_outlines_own_processor_gives_the_same_logits(name: str) -> None:
     for step in range(len(ids) + 1):
         logits = rng.standard_normal(grammar.vocab_size).astype(np.float32)
         theirs = processor.process_logits(np.array([[END, *ids[:step]]]), logits.copy()[np.newaxis])
-        ours = logits.copy()
         matcher.fill_bitmask(bitmask)
-        apply_bitmask(ours, bitmask)
+        ours = masked(logits, LegalTokens(bitmask, grammar.vocab_size))
         np.testing.assert_array_equal(np.isneginf(ours), np.isneginf(np.asarray(theirs)[0]))
         np.testing.assert_array_equal(ours[~np.isneginf(ours)], logits[~np.isneginf(ours)])
         if step < len(ids):
@@ -232,25 +232,31 @@ def test_matchers_of_one_grammar_are_independent() -> None:
     assert mask(grammar.matcher(), grammar).tolist() == mask(second, grammar).tolist()
 
 
-@pytest.mark.parametrize("width", [-40, -1, 0, 1, 31, 40, 250])
-def test_apply_bitmask_with_any_width_of_logits(width: int) -> None:
-    """Logits are padded to a round size, or narrower than the words of the mask; what lies beyond is forbidden."""
-    vocab_size = 279
-    allowed = np.zeros(vocab_size, bool)
-    allowed[[0, 3, 31, 32, 63, 200, 278]] = True
-    words = np.packbits(np.pad(allowed, (0, -vocab_size % 32)), bitorder="little").view(np.int32)
-    logits = np.ones(vocab_size + width, np.float32)
-    apply_bitmask(logits, words)
-    kept = np.flatnonzero(logits == 1.0)
-    assert kept.tolist() == [n for n in np.flatnonzero(allowed) if n < vocab_size + width]
-    assert np.isneginf(np.delete(logits, kept)).all()
+def masked(logits: np.ndarray, legal: LegalTokens, extra: int | None = None) -> np.ndarray:
+    values, token_ids = legal.select(logits, extra)
+    ours = np.full_like(logits, -np.inf)
+    ours[slice(None) if token_ids is None else token_ids] = values
+    return ours
 
 
-def test_apply_bitmask_keeps_signs_of_the_top_bit_and_nan() -> None:
-    logits = np.array([np.nan] * 32, np.float32)
-    apply_bitmask(logits, np.array([-(2**31)], np.int32))
-    assert np.isnan(logits[31])
-    assert np.isneginf(logits[:31]).all()
+@pytest.mark.parametrize("extra", [None, 1, 31])
+@pytest.mark.parametrize("vocab_size", [64, 279, 4000])
+@pytest.mark.parametrize("share", [0.01, 0.9])
+def test_legal_tokens_keep_the_logits_of_what_a_bitmask_allows(
+    vocab_size: int, share: float, extra: int | None
+) -> None:
+    rng = np.random.default_rng(vocab_size)
+    allowed = rng.random(vocab_size) < share
+    allowed[[0, 31, vocab_size - 1]] = True
+    padded = np.pad(allowed, (0, -vocab_size % 32), constant_values=True)  # ids beyond the vocabulary are no tokens
+    legal = LegalTokens(np.packbits(padded, bitorder="little").view(np.int32), vocab_size)
+    logits = rng.standard_normal(vocab_size).astype(np.float32)
+    before = logits.copy()
+    ours = masked(logits, legal, extra)
+    if extra is not None:
+        allowed[extra] = True
+    np.testing.assert_array_equal(ours, np.where(allowed, logits, -np.inf))
+    np.testing.assert_array_equal(logits, before)
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,8 @@
 """The grammar: one :class:`Grammar` per model, one :class:`Matcher` per request."""
 
 from edgedsl.grammar.guard import BudgetGuard
-from edgedsl.grammar.matcher import START, CompiledGrammar, Grammar, Matcher, apply_bitmask
+from edgedsl.grammar.matcher import START, CompiledGrammar, Grammar, Matcher
 from edgedsl.grammar.spans import Spans
 from edgedsl.grammar.subset import Subset
 
-__all__ = ["START", "BudgetGuard", "CompiledGrammar", "Grammar", "Matcher", "Spans", "Subset", "apply_bitmask"]
+__all__ = ["START", "BudgetGuard", "CompiledGrammar", "Grammar", "Matcher", "Spans", "Subset"]

@@ -34,7 +34,7 @@ from edgedsl.tokenizer import Tokenizer
 START = "start"
 MAX_WRITTEN_SCOPES = 1000
 _MAX_RESTRICTED = 16
-_LIMITS = ("TooComplex", "too many", "fuel")  # what llguidance says where it stops at one of its limits
+_LIMITS = ("TooComplex", "too many", "Too many", "fuel")  # what llguidance says where it stops at one of its limits
 
 
 class Grammar:
@@ -163,10 +163,8 @@ class CompiledGrammar:
             raise GrammarError(
                 f"the constraint sees {self._llg_tokenizer.vocab_size} tokens, the tokenizer has {self.vocab_size}"
             )
-        # Error texts of the engine quote the tokens so far; they must not reach a log or an answer.
-        self._limits = llguidance.LLParserLimits(verbose_errors=False)
+        self.matchers = MatcherFactory(self._llg_tokenizer, grammar)
         self._restricted: dict[tuple[Subset | Spans, ...], CompiledGrammar] = {}
-        self._first = self._new_matcher()
         self.matcher().fill_bitmask(np.empty(self.bitmask_size, np.int32))  # warm: the first request pays nothing
 
     @cached_property
@@ -242,11 +240,7 @@ class CompiledGrammar:
 
     def matcher(self) -> Matcher:
         """A matcher at the start of a program."""
-        return Matcher(self._first.deep_copy(), self._renew)
-
-    def _renew(self) -> None:
-        """Copies share a lexer, which stays broken once it met a limit: the next program gets a new one."""
-        self._first = self._new_matcher()
+        return self.matchers.new()
 
     def outlines_processor(self) -> Any:
         """Outlines' own logits processor (numpy, batch 1), for use inside Outlines and to check ours against it."""
@@ -254,11 +248,31 @@ class CompiledGrammar:
 
         return LLGuidanceLogitsProcessor(self.grammar._compiled, self._llg_tokenizer, "numpy")
 
-    def _new_matcher(self) -> llguidance.LLMatcher:
-        matcher = llguidance.LLMatcher(self._llg_tokenizer, self.grammar._compiled, log_level=0, limits=self._limits)
-        if matcher.is_error():
-            raise GrammarError(f"grammar '{self.grammar.name}' does not compile: {matcher.get_error().splitlines()[0]}")
-        return matcher
+
+class MatcherFactory:
+    """Makes matchers as copies of one at the start of a program; all parts of a catalogue share it.
+
+    Attributes:
+        limits: of the engine, for matchers after the next ``renew``.
+    """
+
+    def __init__(self, tokenizer: llguidance.LLTokenizer, grammar: Grammar) -> None:
+        # Error texts of the engine quote the tokens so far; they must not reach a log or an answer.
+        self.limits = llguidance.LLParserLimits(verbose_errors=False)
+        self._tokenizer = tokenizer
+        self._grammar = grammar
+        self.renew()
+
+    def new(self) -> Matcher:
+        """A matcher at the start of a program."""
+        return Matcher(self._first.deep_copy(), self.renew)
+
+    def renew(self) -> None:
+        """Copies share a lexer, which stays broken once it met a limit: the next program gets a new one."""
+        self._first = llguidance.LLMatcher(self._tokenizer, self._grammar._compiled, log_level=0, limits=self.limits)
+        if self._first.is_error():
+            reason = self._first.get_error().splitlines()[0]
+            raise GrammarError(f"grammar '{self._grammar.name}' does not compile: {reason}")
 
 
 class Matcher:
@@ -321,17 +335,6 @@ class Matcher:
                 hint="simplify the grammar: long lists and free text are what meets a limit",
             )
         raise MatcherError("the grammar engine failed; the program was discarded")
-
-
-def apply_bitmask(logits: NDArray[np.float32], bitmask: NDArray[np.int32]) -> None:
-    """Set the logits [width] of tokens the bitmask forbids to -inf, in place.
-
-    Ids beyond the bitmask are forbidden too.
-    """
-    allowed = np.unpackbits(bitmask.view(np.uint8), bitorder="little")
-    width = min(logits.shape[0], allowed.shape[0])
-    np.putmask(logits[:width], allowed[:width] == 0, -np.inf)
-    logits[width:] = -np.inf
 
 
 def _where(text: str, exc: UnexpectedInput) -> str:
