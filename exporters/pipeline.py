@@ -30,6 +30,7 @@ from edgedsl.exporters.quantize import quantize_model
 from edgedsl.exporters.recipes import RECIPES
 from edgedsl.exporters.source import Source, adapter_source, smoke_source
 from edgedsl.grammar import Grammar
+from edgedsl.grammar.trial import try_compile
 from edgedsl.machine import version
 from edgedsl.prompt import PromptTemplate
 from edgedsl.runtime.decoder import Decoder
@@ -130,16 +131,21 @@ class _Export:
         return RECIPES[self.config.export.quantize]
 
     def _language(self) -> Language:
-        """What the bundle will hold, read from where it will be."""
+        """What the bundle will hold, read from where it will be; the grammar after a trial in a child process."""
         folder = self.staging
         for name, content in self.source.files.items():
             atomic.write_bytes(folder / name, content)
         catalogue = folder / "catalogue.json" if "catalogue.json" in self.source.files else None
-        return Language(
-            Tokenizer.from_file(folder / "tokenizer.json"),
-            PromptTemplate.from_file(folder / "prompt.json"),
-            Grammar.from_files(folder / "grammar.lark", catalogue),
+        tokenizer = Tokenizer.from_file(folder / "tokenizer.json")
+        template = PromptTemplate.from_file(folder / "prompt.json")
+        tried = try_compile(
+            folder / "grammar.lark",
+            catalogue,
+            folder / "tokenizer.json",
+            end_token_ids=tokenizer.end_token_ids(template),
         )
+        self.say(f"grammar: compiled on trial in {tried}")
+        return Language(tokenizer, template, Grammar.from_files(folder / "grammar.lark", catalogue))
 
     def _dev_pairs(self) -> list[Pair]:
         num_rows = PARITY_ROWS if self.config.export.smoke else self.config.export.eval_rows

@@ -15,6 +15,7 @@ from edgedsl.basemodels.model import BaseModel, digest, weight_files, weights_di
 from edgedsl.config import Config
 from edgedsl.data.project import open_inputs, resolve_base
 from edgedsl.exporters.merge import load_adapted
+from edgedsl.grammar.trial import try_compile
 from edgedsl.training.record import check_base, read_run
 
 SMOKE_LAYERS = 2
@@ -70,6 +71,8 @@ def smoke_source(config: Config, *, offline: bool) -> Source:
     Raises:
         EdgeDSLError: the project's files or its base model cannot be used.
     """
+    catalogue = config.path(config.project.catalogue) if config.project.catalogue else None
+    try_compile(config.path(config.project.grammar), catalogue)  # in a child, before it is compiled here
     inputs = open_inputs(config, offline=offline)
     files = {
         "tokenizer.json": inputs.tokenizer.json_text.encode(),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import itertools
 import json
+import math
 import random
 import re
 from pathlib import Path
@@ -19,7 +20,7 @@ from hypothesis import strategies as st
 from edgedsl.cli import group
 from edgedsl.errors import GrammarError
 from edgedsl.grammar import Grammar
-from edgedsl.grammar.sources import ebnf, gbnf, importer, json_schema, regex_source, tools
+from edgedsl.grammar.sources import ebnf, gbnf, importer, json_numbers, json_schema, regex_source, tools
 from edgedsl.grammar.sources import expression as ex
 from edgedsl.grammar.sources.imported import Imported
 from edgedsl.grammar.sources.longest import first_is_longest
@@ -161,6 +162,9 @@ RECURSIVE = {
         ({"type": ["integer", "number"]}, ["1", "1.5"], ['"1"']),
         ({"properties": {"a": {"type": "null"}}, "description": "x"}, ["{}", '{"a": null}'], ['{"b": null}']),
         ({"type": "array"}, ['[1, "a", {}]'], ["{}"]),
+        ({"type": "string", "pattern": "^a{2,5}$", "minLength": 2, "maxLength": 7}, ['"aa"', '"aaaaa"'], ['"a"']),
+        ({"type": "string", "maxLength": 65536}, ['"' + "é" * 500 + '"'], ['"\t"']),
+        ({"type": "array", "items": {"const": 1}, "maxItems": 40}, ["[" + ", ".join("1" * 40) + "]"], ["[1, 2]"]),
     ],
 )
 def test_json_schema_examples(schema: dict[str, Any], good: list[str], bad: list[str]) -> None:
@@ -169,16 +173,69 @@ def test_json_schema_examples(schema: dict[str, Any], good: list[str], bad: list
     assert [text for text in bad if accepts(imported, text)] == []
 
 
+BOUNDS = st.fixed_dictionaries(
+    {},
+    optional={key: st.integers(-1200, 1200) for key in ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum")},
+).filter(bool)
+
+
+def lies_between(value: float, schema: dict[str, int]) -> bool:
+    return (
+        schema.get("minimum", -math.inf) <= value <= schema.get("maximum", math.inf)
+        and schema.get("exclusiveMinimum", -math.inf) < value < schema.get("exclusiveMaximum", math.inf)
+    )  # fmt: skip
+
+
+def bounded(schema: dict[str, int], name: str) -> re.Pattern[str] | None:
+    """The expression for the numbers between these bounds; None where there are none."""
+    try:
+        node = json_numbers.between(schema, name, "#")
+    except GrammarError:
+        return None
+    assert node is not None
+    return re.compile(ex.terminal(node).strip('/"'))
+
+
+@settings(max_examples=200)
+@given(BOUNDS)
+def test_integers_between_bounds(schema: dict[str, int]) -> None:
+    pattern = bounded(schema, "integer")
+    wanted = [n for n in range(-1300, 1301) if lies_between(n, schema)]
+    assert [n for n in range(-1300, 1301) if pattern and pattern.fullmatch(str(n))] == wanted
+    is_spelled = [t for t in ("-0", "00", "+1", "01", "1.0", "-01", "-") if pattern and pattern.fullmatch(t)]
+    assert is_spelled == []
+
+
+@settings(max_examples=200)
+@given(BOUNDS, st.lists(st.floats(-1300, 1300, allow_nan=False).map(lambda x: round(x, 3)), max_size=20))
+def test_numbers_between_bounds(schema: dict[str, int], values: list[float]) -> None:
+    pattern = bounded(schema, "number")
+    around = [bound + change for bound in schema.values() for change in (-1, -0.5, -0.001, 0, 0.001, 0.5, 1)]
+    texts = {repr(n) for n in (*values, *around) if "e" not in repr(n) and repr(n) != "-0.0"}
+    taken = {text for text in texts if pattern and pattern.fullmatch(text)}
+    assert taken == {text for text in texts if lies_between(float(text), schema)}
+
+
 @pytest.mark.parametrize(
     ("schema", "message"),
     [
-        ({"type": "object", "properties": {"a/b": {"type": "integer", "minimum": 1}}}, "#/properties/a~1b/minimum"),
+        (
+            {"type": "object", "properties": {"a/b": {"type": "integer", "multipleOf": 2}}},
+            "#/properties/a~1b/multipleOf",
+        ),
+        ({"type": "number", "minimum": 0.5}, "#/minimum.*whole number"),
+        ({"type": "integer", "minimum": 3, "exclusiveMaximum": 3}, "no integer lies between"),
+        ({"type": "number", "exclusiveMinimum": 3, "maximum": 3}, "no number lies between"),
+        ({"type": "string", "minimum": 3}, "#/minimum.*for its type"),
         ({"type": "array", "items": {"not": {}}}, "#/items/not"),
         ({"type": "array", "uniqueItems": True}, "#/uniqueItems"),
         ({"type": "array", "prefixItems": []}, "#/prefixItems"),
-        ({"type": "string", "pattern": "a", "maxLength": 3}, "#/maxLength.*beside pattern"),
+        ({"type": "string", "pattern": "a", "maxLength": 3}, "#/maxLength.*beside a pattern that does not imply it"),
+        ({"type": "string", "pattern": "^a{2,5}$", "minLength": 3}, "#/minLength.*beside a pattern"),
         ({"type": "string", "pattern": "(?=a)"}, "#/pattern.*not supported"),
-        ({"type": "string", "maxLength": 5000}, "#/maxLength.*5000"),
+        ({"type": "string", "minLength": 5000}, "#/minLength.*5000"),
+        ({"type": "string", "maxLength": 2**64 - 1}, "#/maxLength.*18446744073709551615"),
+        ({"const": "a" * 300_000}, "#/const.*300002 characters"),
         ({"type": "string", "items": {}}, "#/items.*for its type"),
         ({"type": "object", "properties": {"a": {}}, "required": ["b"]}, "#/required.*'b'"),
         ({"type": "object", "properties": {"a": {}}, "additionalProperties": {}}, "#/additionalProperties"),
@@ -424,8 +481,8 @@ def test_many_calls_and_any_order() -> None:
     [
         ({"parameters": {}}, "expected an object with a name"),
         ({"name": "x", "parameters": "a"}, "'x'"),
-        ({"name": "x", "parameters": {"type": "object", "properties": {"a": {"minimum": 1}}}}, "'x'.*minimum"),
-        ({"name": "x", "parameters": {"a": {"type": "float", "maximum": 1}}}, "'x'.*maximum"),
+        ({"name": "x", "parameters": {"type": "object", "properties": {"a": {"not": {}}}}}, "'x'.*not"),
+        ({"name": "x", "parameters": {"a": {"type": "float", "maximum": 0.1}}}, "'x'.*maximum"),
         (NAMES_ONLY, "two tools"),
     ],
 )

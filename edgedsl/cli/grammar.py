@@ -62,17 +62,16 @@ def check(
 
     Compiles it in both engines; looks for conflicts and ambiguous programs, rules and terminals of no use, white space
     without limit, terminals that overlap, dead ends with these tokens; runs the cases and the targets of the pairs; and
-    measures masks. Exits with 4 when anything is an error; warnings do not fail.
+    measures masks. Exits with 4 when anything is an error; warnings do not fail. All this runs in a process of its own
+    with limits: 60 s of CPU to compile, 600 s more for the rest, 4 GiB of memory, 8 MiB of grammar or catalogue.
 
     \b
       edgedsl grammar check flow
       edgedsl grammar check grammar.lark --pairs data/train.jsonl --tokenizer bundle/tokenizer.json
     """
-    from edgedsl.grammar.authoring import check as checking
-    from edgedsl.grammar.authoring.language import open_language
-    from edgedsl.grammar.authoring.token_set import open_tokens
+    from edgedsl.grammar.trial import try_check
 
-    report = checking.check(open_language(grammar, catalogue, cases), open_tokens(tokenizer), _targets(pairs))
+    report = try_check(grammar, catalogue, cases, tokenizer, _targets(pairs))
     if as_json:
         click.echo(json.dumps(report.to_dict(), ensure_ascii=False))
     else:
@@ -209,7 +208,8 @@ def import_(
     """Make a Lark grammar from FILE: a JSON schema, tool schemas, GBNF, EBNF or a regular expression.
 
     A report on standard error tells what became what, and where grammar and source differ. What cannot be translated
-    is refused and named, never left out.
+    is refused and named, never left out. FILE is read in a process of its own with limits: 60 s of CPU, 4 GiB of
+    memory, 8 MiB of text.
 
     \b
       edgedsl grammar import tools.json --calls many --output grammar.lark
@@ -217,11 +217,11 @@ def import_(
     """
     from edgedsl.atomic import write_text
     from edgedsl.errors import GrammarError
-    from edgedsl.grammar.sources.importer import import_grammar
+    from edgedsl.grammar.trial import try_import
 
     if output is not None and output.exists():
         raise GrammarError(f"'{output}' exists", hint="name a new file, or remove it first")
-    result = import_grammar(file, notation, calls=calls, order=order, refusal=refusal)
+    result = try_import(file, notation, calls=calls, order=order, refusal=refusal)
     click.echo(result.report(), err=True)
     if output is None:
         click.echo(result.source, nl=False)

@@ -134,8 +134,13 @@ class _Builder:
         return end
 
     def _repeat(self, least: int, most: Any, items: Any, start: int, flags: int) -> int:
-        if least > _MAX_REPEAT or (most is not _op.MAXREPEAT and most > _MAX_REPEAT):
-            raise GrammarError(f"terminal {self._name}: repeats more than {_MAX_REPEAT} times are not supported")
+        if least > _MAX_REPEAT:
+            raise GrammarError(
+                f"terminal {self._name}: at least {least} repeats are not supported, expected at most {_MAX_REPEAT}"
+            )
+        if most is not _op.MAXREPEAT and most > _MAX_REPEAT:
+            # Written out, it would be as long as the longest text. Both engines count it; the ways to end are the same.
+            most = _op.MAXREPEAT
         for _ in range(least):
             start = self.sequence(items, start, flags)
         end = self.state()

@@ -67,7 +67,11 @@ class Report:
 
 
 def check(
-    language: Language, tokens: TokenSet, targets: Sequence[Target] = (), num_samples: int = NUM_SAMPLES
+    language: Language,
+    tokens: TokenSet,
+    targets: Sequence[Target] = (),
+    num_samples: int = NUM_SAMPLES,
+    after_compiling: Callable[[], None] = lambda: None,
 ) -> Report:
     """Look at a grammar from all sides.
 
@@ -76,19 +80,28 @@ def check(
         tokens: what it will be decoded with.
         targets: training targets, with where they stand.
         num_samples: random programs that are walked.
+        after_compiling: called once the grammar has been compiled; what follows takes time that depends on the targets.
 
     Raises:
         GrammarError: grammar and catalogue do not fit together. All else is a finding.
     """
-    return _Check(language, tokens, targets, num_samples).report()
+    return _Check(language, tokens, targets, num_samples, after_compiling).report()
 
 
 class _Check:
-    def __init__(self, language: Language, tokens: TokenSet, targets: Sequence[Target], num_samples: int) -> None:
+    def __init__(
+        self,
+        language: Language,
+        tokens: TokenSet,
+        targets: Sequence[Target],
+        num_samples: int,
+        after_compiling: Callable[[], None],
+    ) -> None:
         self._language = language
         self._tokens = tokens
         self._targets = targets
         self._num_samples = num_samples
+        self._after_compiling = after_compiling
         self._report = Report(language.name, tokens.description)
         self._facts = self._report.facts
         self._refused: list[str] = []  # samples that Lark does not parse
@@ -141,6 +154,7 @@ class _Check:
         if planner is None:
             return
         self._facts |= {"planner_ms": _ms(started), "min_tokens": planner.min_tokens}
+        self._after_compiling()
         self._add(overlaps.findings(structure, planner.automaton, prefixes))
         for name in unspellable(planner.automaton, planner.vocabulary):
             self._add([Finding(ERROR, "dead end", f"no row of tokens spells {structure.label(name)}", _OTHER_TOKENS)])
@@ -165,8 +179,7 @@ class _Check:
         """What was met on the way, and the samples that the decoding engine takes."""
         walker = Walker(compiled)
         taken = [text for text in samples if walker.walk(self._tokens.tokenizer.encode_plain(text))]
-        refused = [text for text in samples if text not in taken]
-        for text in refused[:_MAX_LISTED]:
+        for text in [text for text in samples if text not in taken][:_MAX_LISTED]:
             self._add(
                 [Finding(ERROR, "engines disagree", f"Lark parses {text!r}, the decoding engine does not", _OVERLAP)]
             )
@@ -229,8 +242,8 @@ class _Check:
 
     def _forced(self, grammar: Grammar, texts: Sequence[str], of: str) -> None:
         tokenizer = byte_tokenizer()
-        chosen = texts[:: max(1, len(texts) // _MAX_FORCED)]
-        forced, total = forced_bytes(grammar.compile(tokenizer, [tokenizer.vocab_size - 1]), chosen)
+        compiled = grammar.compile(tokenizer, [tokenizer.vocab_size - 1])
+        forced, total = forced_bytes(compiled, texts[:: max(1, len(texts) // _MAX_FORCED)])
         self._facts |= {"forced_bytes": round(forced / total, 4) if total else None, "forced_bytes_of": of}
 
     def _decoding(self, compiled: CompiledGrammar, text: str) -> str:

@@ -9,6 +9,8 @@ from edgedsl.errors import GrammarError
 from edgedsl.grammar.authoring.structure import Structure
 from edgedsl.grammar.matcher import START
 
+_MAX_TREE = 500  # symbols; a repeat of 2^31 times may ask for more than memory holds
+
 
 class Derivations:
     """Rows of terminals that a grammar derives.
@@ -26,6 +28,7 @@ class Derivations:
         if not self._alternatives.get(START):
             raise GrammarError("the grammar derives no program", hint=f"give '{START}' an alternative that ends")
         self._cheapest = {name: self._cheapest_of(rights) for name, rights in self._alternatives.items() if rights}
+        self._dearest = {name: max(map(self._cost, rights)) for name, rights in self._alternatives.items() if rights}
 
     def random(self, rng: Random, max_size: int) -> list[str]:
         """Terminals of a random program: each alternative is as likely as the others of its rule.
@@ -42,8 +45,8 @@ class Derivations:
             if symbol not in self._alternatives:
                 terminals.append(symbol)
                 continue
-            is_large = len(terminals) + pending > max_size
-            right = rng.choice((self._cheapest if is_large else self._alternatives)[symbol])
+            size = len(terminals) + pending
+            right = rng.choice(self._cheapest[symbol] if size > max_size else self._fitting(symbol, _MAX_TREE - size))
             waiting += reversed(right)
             pending += sum(self._costs.get(s, 1.0) for s in right)
         return terminals
@@ -59,6 +62,12 @@ class Derivations:
             elif symbol not in self._alternatives:
                 terminals.append(symbol)
         return terminals
+
+    def _fitting(self, symbol: str, most: float) -> list[tuple[str, ...]]:
+        """The alternatives of this cost at most, and the cheapest ones in any case."""
+        if self._dearest[symbol] <= most:
+            return self._alternatives[symbol]
+        return [r for r in self._alternatives[symbol] if self._cost(r) <= most] or self._cheapest[symbol]
 
     def _cheapest_of(self, rights: list[tuple[str, ...]]) -> list[tuple[str, ...]]:
         least = min(map(self._cost, rights))

@@ -69,20 +69,32 @@ def open_language(grammar: str, catalogue: Path | None = None, cases: Path | Non
     Raises:
         GrammarError: a file is missing or malformed.
     """
-    path = _grammar_path(grammar)
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as exc:
-        raise GrammarError(f"grammar '{path}' cannot be read: {exc}") from exc
-    found = [path.with_suffix(".catalogue.json"), *([path.with_name("catalogue.json")] if "%declare" in text else [])]
-    catalogue = catalogue or next((p for p in found if p.exists()), None)
-    beside = path.with_suffix(".cases.jsonl")
-    cases = cases or (beside if beside.exists() else None)
+    path, catalogue, cases = find_files(grammar, catalogue, cases)
     return Language(
         path.stem,
-        text,
+        _read(path),
         Catalogue.from_file(catalogue) if catalogue else None,
         tuple(read_cases(cases) if cases else ()),
+    )
+
+
+def find_files(
+    grammar: str, catalogue: Path | None = None, cases: Path | None = None
+) -> tuple[Path, Path | None, Path | None]:
+    """The files that :func:`open_language` reads: grammar, catalogue, cases.
+
+    Raises:
+        GrammarError: there is no such grammar, or it cannot be read.
+    """
+    path = grammar_path(grammar)
+    found = [path.with_suffix(".catalogue.json")]
+    if "%declare" in _read(path):
+        found.append(path.with_name("catalogue.json"))
+    beside = path.with_suffix(".cases.jsonl")
+    return (
+        path,
+        catalogue or next((p for p in found if p.exists()), None),
+        cases or (beside if beside.exists() else None),
     )
 
 
@@ -119,7 +131,12 @@ def _case(line: str, source: str) -> Case:
     return Case(row["kind"], row["text"], source)
 
 
-def _grammar_path(grammar: str) -> Path:
+def grammar_path(grammar: str) -> Path:
+    """The file of a grammar that is given as one, or by the name of a shipped one.
+
+    Raises:
+        GrammarError: there is neither.
+    """
     if grammar in shipped() and not Path(grammar).is_file():
         return _folder() / f"{grammar}.lark"
     path = Path(grammar)
@@ -129,6 +146,13 @@ def _grammar_path(grammar: str) -> Path:
             hint=f"give a .lark file, or one of the shipped grammars: {', '.join(shipped())}",
         )
     return path
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as exc:
+        raise GrammarError(f"grammar '{path}' cannot be read: {exc}") from exc
 
 
 def _folder() -> Path:

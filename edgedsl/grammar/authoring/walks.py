@@ -21,6 +21,7 @@ _DETOUR_TOKENS = 8
 _MAX_COMPARED = 200  # places where each token is asked of both engines
 _KEPT = 3  # disagreements of one place
 _MAX_NFA_STATES = 6_000
+_UTF8_BYTES = frozenset(range(256)) - {0xC0, 0xC1, *range(0xF5, 0x100)}  # those that text may hold
 
 
 class Walker:
@@ -164,8 +165,8 @@ def possible_tokens(vocabulary: Vocabulary, terminals: Iterable[TerminalDef], re
 
 def unspellable(automaton: Automaton, vocabulary: Vocabulary) -> list[str]:
     """Terminals that no row of tokens spells."""
-    single = {data for data in vocabulary.token_bytes if len(data) == 1}
-    if len(single) == 256:
+    single = {data[0] for data in vocabulary.token_bytes if len(data) == 1}
+    if single >= _UTF8_BYTES:
         return []
     return [
         t for t in automaton.terminals if not any(_spells(automaton, vocabulary, p) for p in automaton.patterns_of(t))
@@ -177,7 +178,7 @@ def _spells(automaton: Automaton, vocabulary: Vocabulary, pattern: int) -> bool:
     waiting = [automaton.pattern_start(pattern)]
     seen = set(waiting)
     while waiting:
-        for _, target in vocabulary.walk(waiting.pop(), _stepper(dfa)):
+        for _, target in vocabulary.walk(waiting.pop(), _stepper(dfa), dfa.few_bytes):
             if dfa.accepts[target]:
                 return True
             if target not in seen:

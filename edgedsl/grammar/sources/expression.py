@@ -8,12 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import cache
 
 from edgedsl.errors import GrammarError
 from edgedsl.grammar.code_points import MAX_CODE_POINT, Span, merged, outside
 
-MAX_REPEAT = 1000
+MAX_LEAST = 1000  # repeats that there must be: our automaton writes them out
+MAX_MOST = 2**31 - 1  # repeats that there may be
 MAX_SIZE = 20_000  # characters and classes of one terminal, counted repeats written out
+MAX_TEXT = 250_000  # the same of a list of texts
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +76,19 @@ ANY = Chars(((0, MAX_CODE_POINT),))
 
 
 def text(value: str) -> Node:
-    """The characters of a text."""
-    return sequence(chars([(ord(c), ord(c))]) for c in value)
+    """The characters of a text.
+
+    Raises:
+        GrammarError: they are too many.
+    """
+    if len(value) > MAX_SIZE:
+        raise GrammarError(f"a text of {len(value)} characters is not supported, expected at most {MAX_SIZE}")
+    return _character(ord(value)) if len(value) == 1 else Sequence(tuple(_character(ord(c)) for c in value))
+
+
+@cache
+def _character(code: int) -> Chars:
+    return Chars(((code, code),))
 
 
 def sequence(items: Iterable[Node]) -> Node:
@@ -101,10 +115,11 @@ def repeat(item: Node, least: int, most: int | None) -> Node:
     """``item`` so many times.
 
     Raises:
-        GrammarError: more than :data:`MAX_REPEAT` times, or fewer at most than at least.
+        GrammarError: counts above :data:`MAX_LEAST` and :data:`MAX_MOST`, or fewer at most than at least.
     """
-    if max(least, most or 0) > MAX_REPEAT:
-        raise GrammarError(f"a repeat of {max(least, most or 0)} times is not supported, expected at most {MAX_REPEAT}")
+    for count, limit in ((least, MAX_LEAST), (most or 0, MAX_MOST)):
+        if count > limit:
+            raise GrammarError(f"a repeat of {count} times is not supported, expected at most {limit}")
     if most is not None and least > most:
         raise GrammarError(f"a repeat of {least} to {most} times is empty")
     if item == NOTHING:
@@ -137,9 +152,10 @@ def references(node: Node) -> Iterator[str]:
 
 
 def size(node: Node) -> int:
-    """Characters and classes, counted repeats written out."""
+    """Characters and classes, counted repeats written out as far as anything writes them out."""
     if isinstance(node, Repeat):
-        return size(node.item) * max(node.least, node.most or 0, 1)
+        most = node.most if node.most and node.most <= MAX_LEAST else 1
+        return size(node.item) * max(node.least, most)
     return sum(map(size, children(node))) or 1
 
 
@@ -192,6 +208,11 @@ def plain_text(node: Node) -> str | None:
     return None
 
 
+def is_list(node: Node) -> bool:
+    """Whether the node is a choice of texts and nothing else."""
+    return isinstance(node, Choice) and all(plain_text(option) is not None for option in node.options)
+
+
 def terminal(node: Node) -> str:
     """Lark text of a terminal: a string or a regular expression.
 
@@ -200,8 +221,9 @@ def terminal(node: Node) -> str:
     """
     if node in (EMPTY, NOTHING):
         raise GrammarError("a terminal that matches no text is not supported")
-    if size(node) > MAX_SIZE:
-        raise GrammarError(f"a terminal of {size(node)} characters is not supported, expected at most {MAX_SIZE}")
+    limit = MAX_TEXT if is_list(node) else MAX_SIZE
+    if size(node) > limit:
+        raise GrammarError(f"a terminal of {size(node)} characters is not supported, expected at most {limit}")
     literal = plain_text(node)
     # Lark and llguidance read backslashes and control characters in strings differently.
     if literal is not None and literal.isprintable() and "\\" not in literal:

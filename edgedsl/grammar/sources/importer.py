@@ -44,17 +44,20 @@ def import_grammar(
             f"a refusal can be added to tools, not to {notation}",
             hint='write it into the grammar: "start: ... | refusal"',
         )
-    match notation:
-        case "json-schema":
-            return json_schema.to_lark(document)
-        case "tools":
-            return tools.to_lark(_tool_list(document), calls=calls, order=order, refusal=refusal)
-        case "gbnf":
-            return gbnf.to_lark(text)
-        case "ebnf":
-            return ebnf.to_lark(text)
-        case "regex":
-            return regex_source.to_lark(text.removesuffix("\n").removesuffix("\r"))
+    try:
+        match notation:
+            case "json-schema":
+                return json_schema.to_lark(document)
+            case "tools":
+                return tools.to_lark(_tool_list(document), calls=calls, order=order, refusal=refusal)
+            case "gbnf":
+                return gbnf.to_lark(text)
+            case "ebnf":
+                return ebnf.to_lark(text)
+            case "regex":
+                return regex_source.to_lark(text.removesuffix("\n").removesuffix("\r"))
+    except RecursionError as exc:
+        raise GrammarError(f"'{path}' is nested more deeply than can be read", hint="take levels out of it") from exc
     raise GrammarError(f"there is no notation {notation!r}", hint=f"one of {', '.join(NOTATIONS)}")
 
 

@@ -10,20 +10,20 @@ from typing import Any
 
 from edgedsl.errors import GrammarError
 from edgedsl.grammar.sources import expression as ex
-from edgedsl.grammar.sources import json_text
+from edgedsl.grammar.sources import json_scalars, json_text
 from edgedsl.grammar.sources.imported import Imported, imported
 from edgedsl.grammar.sources.keywords import ANNOTATIONS, DEFINITIONS, OF_TYPE, bounds, escape, refuse
-from edgedsl.grammar.sources.regex_source import parse
 from edgedsl.grammar.sources.rules import Rules, is_regular
 
-_MAX_ITEMS = 200
+_MAX_CHAIN = 16  # a rule for each item; more are left to Lark, which takes rules by the logarithm
 
 
 def to_lark(schema: dict[str, Any]) -> Imported:
     """A grammar of the canonical JSON values that the schema describes.
 
     Supported: type (one or a list), properties, required, additionalProperties, items, minItems, maxItems, pattern,
-    minLength, maxLength, enum, const, anyOf, oneOf, allOf with one schema, $ref to $defs or definitions.
+    minLength, maxLength, minimum, maximum, exclusiveMinimum, exclusiveMaximum, enum, const, anyOf, oneOf, allOf with
+    one schema, $ref to $defs or definitions.
 
     Raises:
         GrammarError: an unsupported keyword, named with its JSON pointer, or a grammar that is not LALR(1).
@@ -72,7 +72,7 @@ class Schemas:
                 refuse(keys - {key}, pointer, f"beside {key}")
                 return self._reference(schema, pointer) if key == "$ref" else self._any_of(schema, key, pointer, hint)
         if keys & {"enum", "const"}:
-            return self._constants(schema, keys, pointer)
+            return json_scalars.constants(schema, keys, pointer)
         return self._typed(schema, keys, pointer, hint)
 
     def any_value(self) -> ex.Node:
@@ -106,7 +106,8 @@ class Schemas:
         if "type" not in schema:
             self.notes.append(f"{pointer}: has no type; read as {types[0]}, other values are left out")
         refuse(keys - {"type"} - frozenset().union(*(OF_TYPE[t] for t in types)), pointer, "for its type")
-        return self._union([self._of_type(name, schema, pointer, hint) for name in types], pointer, hint)
+        distinct = [name for name in types if name != "integer" or "number" not in types]
+        return self._union([self._of_type(name, schema, pointer, hint) for name in distinct], pointer, hint)
 
     def _of_type(self, name: str, schema: dict[str, Any], pointer: str, hint: str) -> ex.Node:
         if name == "object":
@@ -114,36 +115,10 @@ class Schemas:
         if name == "array":
             return self._array(schema, pointer, hint)
         if name == "string":
-            return self._string(schema, pointer)
+            return json_scalars.string(schema, pointer, self.notes)
         if name in ("integer", "number"):
-            self.notes.append(json_text.LIMITS)
+            return json_scalars.number(name, schema, pointer, self.notes)
         return json_text.SCALARS[name]
-
-    def _string(self, schema: dict[str, Any], pointer: str) -> ex.Node:
-        least, most = bounds(schema, "minLength", "maxLength", ex.MAX_REPEAT, pointer)
-        if "pattern" not in schema:
-            return (
-                json_text.quoted(ex.repeat(json_text.CHARACTER, least, most))
-                if (least, most) != (0, None)
-                else (json_text.STRING)
-            )
-        refuse({"minLength", "maxLength"} & schema.keys(), pointer, "beside pattern")
-        try:
-            return json_text.quoted(json_text.spelled(parse(str(schema["pattern"]), is_search=True)))
-        except GrammarError as exc:
-            raise GrammarError(f"{pointer}/pattern: {exc.message}", hint=exc.hint) from exc
-
-    def _constants(self, schema: dict[str, Any], keys: set[str], pointer: str) -> ex.Node:
-        key = "const" if "const" in keys else "enum"
-        refuse(keys - {key, "type"}, pointer, f"beside {key}")
-        values = [schema["const"]] if key == "const" else schema["enum"]
-        if not isinstance(values, list) or not values:
-            raise GrammarError(f"{pointer}/enum: expected a list of values")
-        types = schema.get("type", list(OF_TYPE))
-        for value in values:
-            if not json_text.types_of(value) & set([types] if isinstance(types, str) else types):
-                raise GrammarError(f"{pointer}/{key}: {json.dumps(value)} is not of type {json.dumps(types)}")
-        return ex.choice(ex.text(json_text.canonical(value)) for value in values)
 
     def _any_of(self, schema: dict[str, Any], key: str, pointer: str, hint: str) -> ex.Node:
         options = schema[key]
@@ -202,7 +177,7 @@ class Schemas:
     def _array(self, schema: dict[str, Any], pointer: str, hint: str) -> ex.Node:
         if schema.get("uniqueItems", False) is not False:
             refuse(["uniqueItems"], pointer)
-        least, most = bounds(schema, "minItems", "maxItems", _MAX_ITEMS, pointer)
+        least, most = bounds(schema, "minItems", "maxItems", (ex.MAX_LEAST, ex.MAX_MOST), pointer)
         self._depth += 1
         item = (
             self.placed(schema["items"], f"{pointer}/items", f"{hint}_item")
@@ -219,6 +194,11 @@ class Schemas:
             return ex.text("[]")
         more = ex.sequence([ex.text(", "), item])
         rest: ex.Node = ex.text("]")
+        if (most is not None and most - least > _MAX_CHAIN) or least > _MAX_CHAIN:
+            whole = ex.sequence(
+                [ex.text("["), item, ex.repeat(more, max(least, 1) - 1, most - 1 if most else None), rest]
+            )
+            return whole if least else ex.choice([ex.text("[]"), whole])
         if most is None:
             rest = ex.sequence([ex.repeat(more, 0, None), rest])
         for _ in range(most - max(least, 1) if most else 0):

@@ -11,12 +11,13 @@ from edgedsl.errors import GrammarError
 DEFINITIONS = frozenset(("$defs", "definitions"))
 ANNOTATIONS = DEFINITIONS | frozenset(("$schema", "$id", "$comment", "title", "description", "default", "examples"))
 ANNOTATIONS |= frozenset(("deprecated", "readOnly", "writeOnly", "format"))
+NUMBER_BOUNDS = frozenset(("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"))
 OF_TYPE = {
     "object": frozenset(("properties", "required", "additionalProperties")),
     "array": frozenset(("items", "minItems", "maxItems", "uniqueItems")),
     "string": frozenset(("pattern", "minLength", "maxLength")),
-    "integer": frozenset[str](),
-    "number": frozenset[str](),
+    "integer": NUMBER_BOUNDS,
+    "number": NUMBER_BOUNDS,
     "boolean": frozenset[str](),
     "null": frozenset[str](),
 }
@@ -35,17 +36,19 @@ def refuse(keys: Iterable[str], pointer: str, where: str = "") -> None:
         )
 
 
-def bounds(schema: dict[str, Any], low: str, high: str, limit: int, pointer: str) -> tuple[int, int | None]:
+def bounds(
+    schema: dict[str, Any], low: str, high: str, limits: tuple[int, int], pointer: str
+) -> tuple[int, int | None]:
     """Two keywords that count, the second ``None`` where it is absent.
 
     Raises:
-        GrammarError: one is no count up to ``limit``, or they exclude each other.
+        GrammarError: one is no count up to its limit, or they exclude each other.
     """
-    for key in (low, high):
+    for key, limit in zip((low, high), limits, strict=True):
         count = schema.get(key, 0)
         if isinstance(count, bool) or not isinstance(count, int) or not 0 <= count <= limit:
             raise GrammarError(f"{pointer}/{key}: {json.dumps(count)} is not supported, expected 0 to {limit}")
-    if schema.get(low, 0) > schema.get(high, limit):
+    if schema.get(low, 0) > schema.get(high, limits[1]):
         raise GrammarError(f"{pointer}/{high}: {schema[high]} is less than {low} {schema[low]}")
     return schema.get(low, 0), schema.get(high)
 

@@ -38,6 +38,8 @@ def first_is_longest(node: ex.Node) -> ex.Node:
     if ex.size(factored) <= ex.MAX_SIZE and _Deterministic(factored).check(factored, frozenset()):
         return factored
     if len(machine.moves) > _MAX_REWRITTEN:
+        if _is_greedy(node):
+            return node
         raise GrammarError(
             f"a regular expression of {ex.size(node)} characters cannot be written so that its longest match is found",
             hint="make its alternatives begin differently",
@@ -141,6 +143,75 @@ class _Deterministic:
                         break
                 return found
         return frozenset[int]().union(*map(self.first, ex.children(node)))
+
+
+def _is_greedy(node: ex.Node) -> bool:
+    """Whether ``re``, which tries one way after the other, always tries longer ones before it may end.
+
+    The ways are followed side by side, those it tries first in front. Where one of them ends, all behind it are lost;
+    if there is never another one, none is. False also where that is not found out.
+    """
+    intervals, known = _intervals(node), dict[ex.Node, list[_Way]]()
+    start: tuple[ex.Node, ...] = (node,)
+    seen, waiting = {start}, [start]
+    try:
+        while waiting:
+            ways = [way for part in waiting.pop() for way in _ways(part, known)]
+            end = ways.index(None) if None in ways else len(ways)
+            kept = dict.fromkeys(way for way in ways[:end] if way)
+            if any(way and way not in kept for way in ways[end:]):
+                return False
+            for low, _ in intervals:
+                state = tuple(dict.fromkeys(rest for chars, rest in kept if _has(chars, low)))
+                if state not in seen:
+                    seen.add(state)
+                    waiting.append(state)
+            if len(seen) > _MAX_STATES:
+                return False
+    except _UnclearError:
+        return False
+    return True
+
+
+_Way = tuple[ex.Chars, ex.Node] | None  # a character and what follows it, or the end
+
+
+class _UnclearError(Exception):
+    """``re`` has rules of its own for repeats of what may be empty."""
+
+
+def _ways(node: ex.Node, known: dict[ex.Node, list[_Way]]) -> list[_Way]:
+    """How a match may go on, in the order in which ``re`` tries it."""
+    if node not in known:
+        known[node] = list(_find_ways(node, known))
+    return known[node]
+
+
+def _find_ways(node: ex.Node, known: dict[ex.Node, list[_Way]]) -> Iterator[_Way]:
+    match node:
+        case ex.Chars():
+            yield node, ex.EMPTY
+        case ex.Sequence(()):
+            yield None
+        case ex.Sequence(items):
+            yield from _followed(items[0], ex.sequence(items[1:]), known)
+        case ex.Choice(options):
+            for option in sorted(options, key=lambda option: (ex.is_nullable(option), option == ex.EMPTY)):
+                yield from _ways(option, known)
+        case ex.Repeat(item, least, most):
+            if ex.is_nullable(item):
+                raise _UnclearError
+            yield from _followed(item, ex.repeat(item, max(least - 1, 0), None if most is None else most - 1), known)
+            if least == 0:
+                yield None
+
+
+def _followed(node: ex.Node, rest: ex.Node, known: dict[ex.Node, list[_Way]]) -> Iterator[_Way]:
+    for way in _ways(node, known):
+        if way is None:
+            yield from _ways(rest, known)
+        else:
+            yield way[0], ex.sequence([way[1], rest])
 
 
 class _Machine:

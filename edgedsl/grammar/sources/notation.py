@@ -8,6 +8,8 @@ from edgedsl.errors import GrammarError
 from edgedsl.grammar.code_points import Span
 from edgedsl.grammar.sources import expression as ex
 
+_MAX_TEXT = 1_000_000
+
 
 class Cursor:
     """Where a reader stands.
@@ -16,9 +18,17 @@ class Cursor:
         kind: the notation, for messages.
         text: the grammar.
         blank: pattern of what may stand between two tokens.
+
+    Raises:
+        GrammarError: the grammar is too long.
     """
 
     def __init__(self, kind: str, text: str, blank: str) -> None:
+        if len(text) > _MAX_TEXT:
+            raise GrammarError(
+                f"the {kind} has {len(text)} characters, expected at most {_MAX_TEXT}",
+                hint="a catalogue holds more: write the terminal with %declare, and the names into catalogue.json",
+            )
         self._kind = kind
         self._text = text
         self._blank = re.compile(blank)

@@ -23,6 +23,8 @@ _ASCII: dict[str, list[Span]] = {
     "space": [(9, 13), (32, 32)],
     "word": [(48, 57), (65, 90), (95, 95), (97, 122)],
 }
+_ENDS = (_op.AT_END, _op.AT_END_STRING)
+_MAX_SHOWN = 80
 _CLASS_NOTE = r"\d, \w and \s stand for ASCII characters only; . is any character but a line feed"
 
 
@@ -34,7 +36,7 @@ def to_lark(pattern: str) -> Imported:
     """
     node = parse(pattern)
     if node in (ex.EMPTY, ex.NOTHING):
-        raise GrammarError(f"the regular expression {pattern!r} matches no text but the empty one")
+        raise GrammarError(f"the regular expression {_shown(pattern)} matches no text but the empty one")
     start = "TEXT?" if ex.is_nullable(node) else "TEXT"
     source = f"start: {start}\nTEXT: {ex.terminal(first_is_longest(ex.without_empty(node)))}\n"
     notes = [_CLASS_NOTE] if re.search(r"\.|\\[dwsDWS]", pattern) else []
@@ -51,12 +53,14 @@ def parse(pattern: str, *, is_search: bool = False) -> ex.Node:
     Raises:
         GrammarError: see :func:`to_lark`.
     """
+    if len(pattern) > ex.MAX_TEXT:
+        raise GrammarError(f"a regular expression of {len(pattern)} characters, expected at most {ex.MAX_TEXT}")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error")  # what a later Python will read otherwise is not portable
             tree = _sre.parse(pattern)
     except (re.error, RecursionError, OverflowError, Warning) as exc:
-        raise GrammarError(f"{pattern!r} is not a portable regular expression: {exc}") from exc
+        raise GrammarError(f"{_shown(pattern)} is not a portable regular expression: {exc}") from exc
     if tree.state.flags & ~re.UNICODE:
         raise _refused(pattern, "a flag")
     return _Reader(pattern, is_search).whole(list(tree))
@@ -64,9 +68,17 @@ def parse(pattern: str, *, is_search: bool = False) -> ex.Node:
 
 def _refused(pattern: str, what: str) -> GrammarError:
     return GrammarError(
-        f"the regular expression {pattern!r} has {what}, which is not supported",
+        f"the regular expression {_shown(pattern)} has {what}, which is not supported",
         hint="use literals, classes, groups, alternatives and counts, with ^ and $ at the ends only",
     )
+
+
+def _shown(pattern: str) -> str:
+    return repr(pattern if len(pattern) <= _MAX_SHOWN else pattern[:_MAX_SHOWN] + "...")
+
+
+def _is_anchor(item: Any, kinds: tuple[Any, ...]) -> bool:
+    return item[0] is _op.AT and item[1] in kinds
 
 
 class _Reader:
@@ -82,14 +94,22 @@ class _Reader:
             return ex.choice(self.whole(list(branch)) for branch in items[0][1][1])
         if len(items) == 1 and items[0][0] is _op.SUBPATTERN and not (items[0][1][1] or items[0][1][2]):
             return self.whole(list(items[0][1][3]))
-        starts = {_op.AT_BEGINNING, _op.AT_BEGINNING_STRING}
-        ends = {_op.AT_END, _op.AT_END_STRING}
-        is_at_start = bool(items) and items[0][0] is _op.AT and items[0][1] in starts
-        items = items[is_at_start:]
-        is_at_end = bool(items) and items[-1][0] is _op.AT and items[-1][1] in ends
-        inner = self._sequence(items[: len(items) - is_at_end])
-        rest = ex.repeat(ex.ANY, 0, None) if self._is_search else ex.EMPTY
-        return ex.sequence([ex.EMPTY if is_at_start else rest, inner, ex.EMPTY if is_at_end else rest])
+        is_at_start = bool(items) and _is_anchor(items[0], (_op.AT_BEGINNING, _op.AT_BEGINNING_STRING))
+        inner = self._tail(items[is_at_start:])
+        return inner if is_at_start else ex.sequence([self._rest(), inner])
+
+    def _tail(self, items: list[Any]) -> ex.Node:
+        """Up to the end of the text. ``re`` factors out what alternatives begin with, and leaves their anchors in."""
+        if items and _is_anchor(items[-1], _ENDS):
+            return self._sequence(items[:-1])
+        if items and items[-1][0] is _op.BRANCH:
+            branches = [list(branch) for branch in items[-1][1][1]]
+            if any(branch and _is_anchor(branch[-1], _ENDS) for branch in branches):
+                return ex.sequence([self._sequence(items[:-1]), ex.choice(map(self._tail, branches))])
+        return ex.sequence([self._sequence(items), self._rest()])
+
+    def _rest(self) -> ex.Node:
+        return ex.repeat(ex.ANY, 0, None) if self._is_search else ex.EMPTY
 
     def _sequence(self, items: Any) -> ex.Node:
         return ex.sequence(self._piece(operator, argument) for operator, argument in items)

@@ -9,6 +9,8 @@ from edgedsl.grammar.matcher import START
 from edgedsl.grammar.sources import expression as ex
 from edgedsl.grammar.sources.longest import first_is_longest
 
+_MAX_WRITTEN = 16  # repeats; Lark makes fewer rules of more
+
 
 class Rules:
     """Collects definitions. Two equal ones become one, so that alternatives which share parts stay LALR(1)."""
@@ -124,6 +126,8 @@ def _atom(node: ex.Node) -> str:
 
 def _repeat(item: ex.Node, least: int, most: int | None) -> str:
     atom = _atom(item) if isinstance(item, ex.Reference) else f"({_text(item)})"
+    if max(least, most or 0) > _MAX_WRITTEN:
+        return f"({atom}~{least} {atom}*)" if most is None else f"{atom}~{least}..{most}"
     if most is None:
         return " ".join([atom] * (least - 1) + [f"{atom}{'+' if least else '*'}"])
     if (least, most) == (0, 1):
