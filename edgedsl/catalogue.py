@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +69,7 @@ class Catalogue:
             raise GrammarError(f"catalogue '{path}' holds a {type(document).__name__}, expected an object of lists")
         return cls.from_dict(document, f"catalogue '{path}'")
 
-    @property
+    @cached_property
     def terminals(self) -> dict[str, tuple[str, ...]]:
         """Every name of each terminal, wherever it is bound, in the order of the file."""
         found: dict[str, dict[str, None]] = {}

@@ -218,6 +218,24 @@ def test_spans_of_terminals_that_are_not_free(compiled: CompiledGrammar, termina
         compiled.restrict(Spans((terminal,), "hello"))
 
 
+@pytest.mark.parametrize("terminal", ["DEVICE", "PARAMETER"])
+def test_spans_bring_back_no_name_that_a_part_leaves_out(terminal: str) -> None:
+    """The part has no name of this terminal left; the sentence has."""
+    names = Catalogue.from_dict({"CALL": {"a": {"PARAMETER": ["x"]}, "b": {}}, "DEVICE": {"lamp": {"SWITCH": ["on"]}}})
+    source = 'start: "go " CALL ("(" PARAMETER ")")? (" at " DEVICE)?\n%declare CALL PARAMETER DEVICE SWITCH\n'
+    tokenizer = tiny_tokenizer([])
+    compiled = Grammar(bind(source, names), catalogue=names).compile(tokenizer, [tokenizer.token_id(EOS_TOKEN)])
+    with pytest.raises(RequestError, match=f"spans names '{terminal}'"):
+        compiled.restrict(Subset(allow=("b",)), Spans((terminal,), "lamp x"))
+
+
+def test_the_parse_knows_names_that_only_entries_bind() -> None:
+    names = Catalogue.from_dict({"CALL": {"a": {"PARAMETER": ["x"]}, "b": {"PARAMETER": ["y"]}}})
+    grammar = Grammar(bind('start: CALL? "." PARAMETER\n%declare CALL PARAMETER\n', names), catalogue=names)
+    part = grammar.restrict(Subset(allow=("b",)).of(names, grammar.lark))
+    assert [text for text in (".x", ".y", "b.y", "b.x") if part.accepts(text)] == [".y", "b.y"]
+
+
 def test_a_shipped_language_in_part() -> None:
     language = open_language("thingtalk")
     tokenizer = tiny_tokenizer([])

@@ -30,6 +30,10 @@ def command(bundle: Path | None, project_file: Path | None, **flags: Any) -> Non
     GET  /health/ready, /health  200 when it takes requests
     GET  /openapi.json           the API in full
 
+    A line of the API key file is KEY, or KEY allow=NAME,NAME deny=NAME: requests with this key get that part of what
+    [generate] leaves of the catalogue, and can only narrow it. Names with blanks stand in quotes, as in a shell. The
+    parts are compiled at the start; of more than 16, with those that requests ask for, the ones used last are kept.
+
     SIGTERM and Ctrl-C let running and queued requests finish; a second one ends at once.
     """
     config = load_config(project_file)

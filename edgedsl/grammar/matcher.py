@@ -202,8 +202,10 @@ class CompiledGrammar:
         return self._restricted[parts]
 
     def _restrict(self, parts: tuple[Subset | Spans, ...]) -> CompiledGrammar:
-        catalogue = self.grammar.catalogue or Catalogue({})
+        catalogue = whole = self.grammar.catalogue or Catalogue({})
         for part in parts:
+            if isinstance(part, Spans):
+                part.check(whole, self.grammar.lark)
             catalogue = part.of(catalogue, self.grammar.lark)
         restricted = copy(self)
         restricted.grammar = self.grammar.restrict(catalogue)
@@ -302,6 +304,12 @@ class Matcher:
         accepted = bool(self._matcher.validate_tokens(token_ids) == len(token_ids))
         self._check()
         return accepted
+
+    def count_accepted(self, token_ids: list[int]) -> int:
+        """How many of these tokens may come next, one after the other, before the first that may not."""
+        count = int(self._matcher.validate_tokens(token_ids))
+        self._check()
+        return count
 
     def consume(self, token_id: int) -> None:
         """Advance by one token.

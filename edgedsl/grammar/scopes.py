@@ -142,6 +142,8 @@ def _check(
             continue
         terminal, name = child.type, str(child)
         owner, names = environment.get(terminal, ("", catalogue.names.get(terminal)))
+        if names is None and name not in catalogue.terminals.get(terminal, (name,)):
+            return terminal, name, ""  # only entries bind this terminal, and none of them has the name
         if names is not None and name not in names:
             return terminal, name, owner
         if names is not None:

@@ -31,19 +31,27 @@ class Spans:
     terminals: tuple[str, ...]
     sentence: str
 
-    def of(self, catalogue: Catalogue, lark: Lark) -> Catalogue:
-        """The catalogue with these terminals in it.
+    def check(self, catalogue: Catalogue, lark: Lark) -> None:
+        """Refuse terminals whose texts are not free.
+
+        Args:
+            catalogue: the whole one: no sentence brings back the names that a part leaves out.
+            lark: the grammar.
 
         Raises:
-            RequestError: the grammar has no such terminal, or the catalogue lists its names already.
+            RequestError: the grammar has no such terminal, or the catalogue lists its names.
         """
-        patterns = {terminal.name: terminal.pattern.to_regexp() for terminal in lark.terminals}
+        known, listed = {terminal.name for terminal in lark.terminals}, catalogue.terminals
         for terminal in self.terminals:
-            if terminal not in patterns or terminal in catalogue.terminals:
+            if terminal not in known or terminal in listed:
                 expected = "expected terminals of the grammar whose texts are free"
                 raise RequestError(
                     f"spans names '{terminal}', {expected}", hint="'edgedsl grammar railroad' shows the terminals"
                 )
+
+    def of(self, catalogue: Catalogue, lark: Lark) -> Catalogue:
+        """The catalogue with these terminals in it."""
+        patterns = {terminal.name: terminal.pattern.to_regexp() for terminal in lark.terminals}
         spans = list(dict.fromkeys(self._spans()))
         found = {terminal: _matching(patterns[terminal], spans) for terminal in self.terminals}
         return Catalogue({**catalogue.names, **{name: {text: {} for text in texts} for name, texts in found.items()}})

@@ -20,6 +20,9 @@ class Subset:
     ``com.mail.send``, and what the entry ``com.mail`` binds; ``com.mail.send`` also means ``send`` where the entry
     ``com.mail`` binds it.
 
+    A plain list that is kept whole may hold names that only entries bound which are gone, as parameters of another
+    tenant's functions. Such a name is no longer one that can be meant, or that an error suggests.
+
     Attributes:
         allow: names that may be used; None allows all. Terminals whose entries bind names, as functions do, have only
             these; plain lists have only these where they have any of them, and else keep all.
@@ -43,12 +46,26 @@ class Subset:
         if self.allow is not None and not self.allow:
             raise RequestError("no name is allowed", hint="leave the list out to allow the whole catalogue")
         names = catalogue.names
+        allowed = _Selection(self.allow or (), catalogue)
         if self.allow:
-            kept = _kept(names, _Selection(self.allow, catalogue))
+            kept = _kept(names, allowed)
             names = {t: {} if kept[t] is names[t] and any(names[t].values()) else kept[t] for t in names}
         if self.deny:
             names = _without(names, _Selection(self.deny, catalogue))
-        return Catalogue(names)
+        plain = {terminal for terminal, entries in catalogue.names.items() if not any(entries.values())}
+        gone = _bound(catalogue.names) - _bound(names)
+        return _Part(names, _hidden(catalogue) | {(t, n) for t, n in gone if t in plain and not allowed.covers(n)})
+
+
+@dataclass(frozen=True)
+class _Part(Catalogue):
+    """What a subset leaves.
+
+    Attributes:
+        hidden: terminals and names of plain lists that only entries bound which are gone.
+    """
+
+    hidden: frozenset[tuple[str, str]] = frozenset()
 
 
 class _Selection:
@@ -57,6 +74,7 @@ class _Selection:
     def __init__(self, names: Iterable[str], catalogue: Catalogue) -> None:
         self._names = frozenset(names)
         self._above = frozenset(path for name in self._names for path in _prefixes(name))
+        self._hidden = _hidden(catalogue)
         found = {known for path in self._paths(catalogue.names, "") for known in self._covering(path)}
         missing = sorted(self._names - found)
         if missing:
@@ -78,11 +96,24 @@ class _Selection:
 
     def _paths(self, scope: Scope, above: str, *, is_whole: bool = False) -> Iterator[str]:
         """Paths of the entries, and inside an entry only where one of the names may be."""
-        for names in scope.values():
+        for terminal, names in scope.items():
             for name, bound in names.items():
+                if not above and (terminal, name) in self._hidden:
+                    continue
                 yield above + name
                 if bound and (is_whole or self.is_below(above + name)):
                     yield from self._paths(bound, f"{above}{name}.", is_whole=is_whole)
+
+
+def _hidden(catalogue: Catalogue) -> frozenset[tuple[str, str]]:
+    return catalogue.hidden if isinstance(catalogue, _Part) else frozenset()
+
+
+def _bound(scope: Scope) -> set[tuple[str, str]]:
+    """Terminals and names that entries bind, however deep."""
+    inner = [bound for names in scope.values() for bound in names.values()]
+    here = {(terminal, name) for bound in inner for terminal, names in bound.items() for name in names}
+    return here.union(*(_bound(bound) for bound in inner))
 
 
 def _prefixes(name: str) -> Iterator[str]:

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 COMPILE = Limits()
 # What a check does beyond compiling grows with the targets that it is given.
 CHECK = Limits(more_cpu_s=600, wall_s=1800)
+_ENDLESS = "'edgedsl grammar check' looks for rules that never end"
+_ONE_FILE = "a grammar is one file: write into it what %import takes from others"
 
 
 @dataclass(frozen=True)
@@ -144,7 +146,10 @@ def _text(path: Path | None) -> str | None:
 
 
 def _work(request: dict[str, Any], limits: Limits) -> Any:
-    return {"compile": _compile, "check": _check, "import": _import}[request["job"]](request, limits)
+    try:
+        return {"compile": _compile, "check": _check, "import": _import}[request["job"]](request, limits)
+    except OSError as exc:  # Lark's, of a file that %import names
+        raise GrammarError(f"'{exc.filename}' cannot be read: {exc.strerror or exc}", hint=_ONE_FILE) from exc
 
 
 def _compile(request: dict[str, Any], limits: Limits) -> int:
@@ -168,8 +173,10 @@ def _min_tokens(grammar: Grammar, tokenizer: Tokenizer, end_token_ids: list[int]
     except GenerationError as exc:  # of the first mask
         raise GrammarError(
             f"grammar '{grammar.name}' does not compile for decoding: it has no program, or the engine met a limit",
-            hint="'edgedsl grammar check' looks for rules that never end",
+            hint=_ENDLESS,
         ) from exc
+    except GrammarError as exc:
+        raise GrammarError(exc.message, hint=exc.hint or _ENDLESS) from exc
 
 
 def _check(request: dict[str, Any], limits: Limits) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from dataclasses import replace
 from typing import Annotated, Any
 
 from fastapi import Body, FastAPI, Request
@@ -15,7 +16,7 @@ from edgedsl.config import GenerateSection
 from edgedsl.runtime.sampling import SamplingParams
 from edgedsl.runtime.sequence import Completion
 from edgedsl.serving.errors import ErrorResponse, handle
-from edgedsl.serving.gate import Gate, KeyRing
+from edgedsl.serving.gate import SUBSETS, Gate, KeyRing
 from edgedsl.serving.queue import EngineQueue
 from edgedsl.serving.schemas import ChatCompletion, ChatRequest, ErrorBody, ModelCard, ModelList
 from edgedsl.serving.stream import Answer, EventStream, Leaving, failure
@@ -98,7 +99,8 @@ def _add_chat(app: FastAPI, queue: EngineQueue, defaults: SamplingParams) -> Non
             return ErrorResponse(503, queue.state, f"the server is {queue.state}", hint="try again later")
         if body.model != engine.name:
             return _model_not_found(body.model, engine.name)
-        job = queue.submit(body.sentence, body.sampling_params(defaults), is_streamed=bool(body.stream))
+        params = body.sampling_params(replace(defaults, subsets=defaults.subsets + request.scope[SUBSETS]))
+        job = queue.submit(body.sentence, params, is_streamed=bool(body.stream))
         answer = Answer(job, model=engine.name, fingerprint=queue.fingerprint)
         with contextlib.ExitStack() as stack:
             leaving = Leaving(request.receive, queue, job)

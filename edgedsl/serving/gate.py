@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import ipaddress
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from starlette.exceptions import HTTPException
@@ -12,9 +13,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from edgedsl.errors import ConfigError
 from edgedsl.serving.errors import ErrorResponse
+from edgedsl.serving.tenants import Tenant
 
 MAX_BODY_BYTES = 1024 * 1024
-_MIN_KEY_LENGTH = 16
+SUBSETS = "edgedsl.subsets"  # of the scope of a request: its tenant's part of the catalogue
 _PUBLIC = "/health"
 
 
@@ -26,7 +28,7 @@ class Gate:
         self._keys = keys
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer 401, 413 or 415 here, or pass the request on with a counted body."""
+        """Answer 401, 413 or 415 here, or pass the request on with a counted body and its tenant's part."""
         refusal = self._refuse(scope) if scope["type"] == "http" else None
         if refusal:
             await refusal(scope, receive, send)
@@ -37,7 +39,7 @@ class Gate:
         headers = {name: value for name, value in scope["headers"] if name in _HEADERS}
         path = scope["path"]
         is_public = path == _PUBLIC or path.startswith(_PUBLIC + "/")
-        if self._keys and not is_public and not self._keys.accepts(headers.get(b"authorization", b"")):
+        if not is_public and not self._admit(scope, headers.get(b"authorization", b"")):
             hint = "send the header 'Authorization: Bearer KEY'"
             challenge = {"WWW-Authenticate": "Bearer"}
             return ErrorResponse(
@@ -54,43 +56,62 @@ class Gate:
             )
         return None
 
+    def _admit(self, scope: Scope, authorization: bytes) -> bool:
+        """Whether the request may pass; the key that lets it in is the one whose part of the catalogue holds for it."""
+        tenant = self._keys.find(authorization) if self._keys else _ANYBODY
+        if tenant:
+            scope[SUBSETS] = tenant.subsets
+        return tenant is not None
+
 
 class KeyRing:
-    """The digests of the API keys; the keys themselves are not kept."""
+    """The tenants of a server, known by the digests of their API keys."""
 
-    def __init__(self, keys: list[str]) -> None:
-        self._digests = [hashlib.sha256(key.encode()).digest() for key in keys]
+    def __init__(self, keys: Iterable[str | Tenant]) -> None:
+        self._tenants = [key if isinstance(key, Tenant) else Tenant.from_key(key) for key in keys]
 
     @classmethod
     def from_file(cls, path: Path) -> KeyRing:
         """Read a file with one key a line; blank lines and lines that begin with # are skipped.
 
+        Behind a key, ``allow=NAME,NAME`` and ``deny=NAME`` give its requests a part of the catalogue.
+
         Raises:
-            ConfigError: missing file, no key, or a key that is too short or not plain ASCII without blanks.
+            ConfigError: missing file, no key, a line in another form, or a key with two parts. No message quotes a key.
         """
         try:
             lines = path.read_text(encoding="utf-8").splitlines()
         except (OSError, UnicodeDecodeError) as exc:
             raise ConfigError(f"API key file '{path}' cannot be read: {exc}", hint="one key a line") from exc
-        keys = {
-            number: line.strip() for number, line in enumerate(lines, 1) if line.strip() and not line.startswith("#")
-        }
-        for number, key in keys.items():
-            if len(key) < _MIN_KEY_LENGTH or not key.isascii() or " " in key:
-                expected = f"expected at least {_MIN_KEY_LENGTH} ASCII characters without blanks"
-                raise ConfigError(
-                    f"API key file '{path}', line {number}: {expected}", hint="openssl rand -hex 24 > FILE"
-                )
-        if not keys:
+        tenants = [
+            Tenant.from_line(line, f"API key file '{path}', line {number}")
+            for number, line in enumerate(lines, 1)
+            if line.strip() and not line.startswith("#")
+        ]
+        if not tenants:
             raise ConfigError(f"API key file '{path}' holds no key", hint="openssl rand -hex 24 > FILE")
-        return cls(list(keys.values()))
+        first: dict[bytes, Tenant] = {}
+        for tenant in tenants:
+            if first.setdefault(tenant.digest, tenant).subsets != tenant.subsets:
+                raise ConfigError(
+                    f"{tenant.where}: its key stands above already, with another part of the catalogue",
+                    hint="give each key one line",
+                )
+        return cls(tenants)
 
-    def accepts(self, authorization: bytes) -> bool:
-        """Whether the header carries one of the keys; takes as long for a near miss as for a far one."""
+    def __iter__(self) -> Iterator[Tenant]:
+        return iter(self._tenants)
+
+    def find(self, authorization: bytes) -> Tenant | None:
+        """Whose key the header carries; takes as long for a near miss as for a far one."""
         scheme, _, key = authorization.partition(b" ")
         digest = hashlib.sha256(key.strip()).digest()
-        hits = [hmac.compare_digest(digest, known) for known in self._digests]
-        return scheme.lower() == b"bearer" and any(hits)
+        found = [tenant for tenant in self._tenants if hmac.compare_digest(digest, tenant.digest)]
+        return found[0] if found and scheme.lower() == b"bearer" else None
+
+    def accepts(self, authorization: bytes) -> bool:
+        """Whether the header carries one of the keys."""
+        return self.find(authorization) is not None
 
 
 def check_exposure(host: str, keys: KeyRing | None) -> None:
@@ -110,6 +131,7 @@ def check_exposure(host: str, keys: KeyRing | None) -> None:
         )
 
 
+_ANYBODY = Tenant(b"")  # where no key is asked for
 _HEADERS = frozenset({b"authorization", b"content-length", b"content-type"})
 _TOO_LARGE = f"the body has more than {MAX_BODY_BYTES} bytes"
 

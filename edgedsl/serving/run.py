@@ -18,9 +18,11 @@ import uvicorn
 from edgedsl._version import __version__
 from edgedsl.config import GenerateSection, ServeSection
 from edgedsl.errors import ConfigError
+from edgedsl.runtime.sampling import SamplingParams
 from edgedsl.serving.app import create_app
 from edgedsl.serving.gate import KeyRing, check_exposure
 from edgedsl.serving.queue import EngineQueue, Generator
+from edgedsl.serving.tenants import prepare
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
@@ -37,16 +39,17 @@ def serve(
     Args:
         load: makes the engine; called in the engine thread, while the health routes answer already.
         section: host, port, max_queue and drain_s.
-        key_file: API keys, one a line.
-        defaults: sampling of requests that do not say.
+        key_file: API keys, one a line, each perhaps with a part of the catalogue.
+        defaults: sampling of requests that do not say, and the server's part of the catalogue.
 
     Raises:
-        ConfigError: a bad key file, an address that cannot be bound, or one that others can reach without a key.
+        ConfigError: a bad key file, a part of the catalogue with a name that it does not have, an address that cannot
+            be bound, or one that others can reach without a key.
         EdgeDSLError: what ``load`` raised.
     """
     keys = KeyRing.from_file(key_file) if key_file else None
     check_exposure(section.host, keys)
-    queue = EngineQueue(load, max_queue=section.max_queue)
+    queue = EngineQueue(_prepared(load, keys, defaults or GenerateSection()), max_queue=section.max_queue)
     with _listen(section.host, section.port) as listener:
         server = _Server(_settings(create_app(queue, keys=keys, defaults=defaults)))
         asyncio.run(_Service(server, queue, section).run(listener))
@@ -56,6 +59,20 @@ def serve(
         # The thread is inside a model call; a normal exit would take the session from under it.
         sys.stderr.flush()
         os._exit(0)
+
+
+def _prepared(
+    load: Callable[[], Generator], keys: KeyRing | None, defaults: GenerateSection
+) -> Callable[[], Generator]:
+    """Load, and compile every part of the catalogue that is known by now."""
+    server = SamplingParams.from_section(defaults).subsets
+
+    def prepared() -> Generator:
+        engine = load()
+        prepare(engine, keys or (), server)
+        return engine
+
+    return prepared
 
 
 class _Server(uvicorn.Server):

@@ -13,6 +13,7 @@ from functools import cache
 from edgedsl.errors import GrammarError
 from edgedsl.grammar.code_points import MAX_CODE_POINT, Span, merged, outside
 
+TOO_DEEP = "take levels out of it"
 MAX_LEAST = 1000  # repeats that there must be: our automaton writes them out
 MAX_MOST = 2**31 - 1  # repeats that there may be
 MAX_SIZE = 20_000  # characters and classes of one terminal, counted repeats written out
@@ -223,7 +224,10 @@ def terminal(node: Node) -> str:
         raise GrammarError("a terminal that matches no text is not supported")
     limit = MAX_TEXT if is_list(node) else MAX_SIZE
     if size(node) > limit:
-        raise GrammarError(f"a terminal of {size(node)} characters is not supported, expected at most {limit}")
+        raise GrammarError(
+            f"a terminal of {size(node)} characters is not supported, expected at most {limit}",
+            hint="lower its counts, or divide it among several terminals",
+        )
     literal = plain_text(node)
     # Lark and llguidance read backslashes and control characters in strings differently.
     if literal is not None and literal.isprintable() and "\\" not in literal:

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from edgedsl.errors import GrammarError
 from edgedsl.grammar.sources import ebnf, gbnf, json_schema, regex_source, tools
+from edgedsl.grammar.sources import expression as ex
 from edgedsl.grammar.sources.imported import Imported
 
 NOTATIONS = ("json-schema", "regex", "gbnf", "ebnf", "tools")
@@ -57,7 +58,7 @@ def import_grammar(
             case "regex":
                 return regex_source.to_lark(text.removesuffix("\n").removesuffix("\r"))
     except RecursionError as exc:
-        raise GrammarError(f"'{path}' is nested more deeply than can be read", hint="take levels out of it") from exc
+        raise GrammarError(f"'{path}' is nested more deeply than can be read", hint=ex.TOO_DEEP) from exc
     raise GrammarError(f"there is no notation {notation!r}", hint=f"one of {', '.join(NOTATIONS)}")
 
 
@@ -72,8 +73,10 @@ def _text(path: Path) -> str:
 def _json(path: Path, text: str) -> Any:
     try:
         return json.loads(text)
-    except (ValueError, RecursionError) as exc:
-        raise GrammarError(f"'{path}' is not JSON: {exc}") from exc
+    except RecursionError as exc:
+        raise GrammarError(f"'{path}' is not JSON that can be read: it is nested too deeply", hint=ex.TOO_DEEP) from exc
+    except ValueError as exc:
+        raise GrammarError(f"'{path}' is not JSON: {exc}", hint="--from names another notation") from exc
 
 
 def _notation(path: Path, document: Any) -> str:

@@ -90,7 +90,7 @@ class Schemas:
         try:
             reference = self.rules.terminal(node, json_text.NAMES.get(node, hint))
         except GrammarError as exc:
-            raise GrammarError(f"{pointer}: {exc.message}") from exc
+            raise GrammarError(f"{pointer}: {exc.message}", hint=exc.hint) from exc
         if isinstance(reference, ex.Reference):
             self.translated.append(f"{pointer} -> terminal {reference.name}")
         return reference
@@ -152,7 +152,10 @@ class Schemas:
         hint = target.rsplit("/", 1)[-1].strip("#") or "document"
         if target in self._open:
             if self._open[target] == self._depth:
-                raise GrammarError(f"{pointer}/$ref: {target!r} refers to itself")
+                raise GrammarError(
+                    f"{pointer}/$ref: {target!r} refers to itself",
+                    hint="refer to it from a property or from the items of an array",
+                )
             if target not in self._recursive:
                 self._recursive[target] = self.rules.reserve(hint)
             return self._recursive[target]

@@ -12,6 +12,7 @@ DEFINITIONS = frozenset(("$defs", "definitions"))
 ANNOTATIONS = DEFINITIONS | frozenset(("$schema", "$id", "$comment", "title", "description", "default", "examples"))
 ANNOTATIONS |= frozenset(("deprecated", "readOnly", "writeOnly", "format"))
 NUMBER_BOUNDS = frozenset(("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"))
+_TAKE_OUT = "take it out of the schema; what it demands is then not in the grammar"
 OF_TYPE = {
     "object": frozenset(("properties", "required", "additionalProperties")),
     "array": frozenset(("items", "minItems", "maxItems", "uniqueItems")),
@@ -32,7 +33,7 @@ def refuse(keys: Iterable[str], pointer: str, where: str = "") -> None:
     for key in sorted(keys):
         raise GrammarError(
             f"{pointer}/{escape(key)}: the keyword {key!r} is not supported{f' {where}' if where else ''}",
-            hint="take it out of the schema; what it demands is then not in the grammar",
+            hint=_TAKE_OUT,
         )
 
 
@@ -47,7 +48,9 @@ def bounds(
     for key, limit in zip((low, high), limits, strict=True):
         count = schema.get(key, 0)
         if isinstance(count, bool) or not isinstance(count, int) or not 0 <= count <= limit:
-            raise GrammarError(f"{pointer}/{key}: {json.dumps(count)} is not supported, expected 0 to {limit}")
+            raise GrammarError(
+                f"{pointer}/{key}: {json.dumps(count)} is not supported, expected 0 to {limit}", hint=_TAKE_OUT
+            )
     if schema.get(low, 0) > schema.get(high, limits[1]):
         raise GrammarError(f"{pointer}/{high}: {schema[high]} is less than {low} {schema[low]}")
     return schema.get(low, 0), schema.get(high)

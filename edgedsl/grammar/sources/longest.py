@@ -44,7 +44,12 @@ def first_is_longest(node: ex.Node) -> ex.Node:
             f"a regular expression of {ex.size(node)} characters cannot be written so that its longest match is found",
             hint="make its alternatives begin differently",
         )
-    return machine.expression()
+    try:
+        return machine.expression()
+    except GrammarError:
+        if _is_greedy(node):
+            return node
+        raise
 
 
 def _atoms(node: ex.Node) -> list[int]:

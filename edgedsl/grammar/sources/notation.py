@@ -74,7 +74,8 @@ class Cursor:
         return GrammarError(
             f"{self._kind}, line {line}: {what}, found {found!r}"
             if found
-            else (f"{self._kind}, line {line}: {what}, found the end of the line")
+            else (f"{self._kind}, line {line}: {what}, found the end of the line"),
+            hint=f"correct line {line}; --from names the notation where it is not {self._kind}",
         )
 
 

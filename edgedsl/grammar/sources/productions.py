@@ -35,11 +35,13 @@ def to_lark(kind: str, rules: Mapping[str, ex.Node], root: str, notes: list[str]
 
 def _check_names(kind: str, rules: Mapping[str, ex.Node], root: str) -> None:
     if root not in rules:
-        raise GrammarError(f"the {kind} has no rule {root!r} to start from")
+        raise GrammarError(f"the {kind} has no rule {root!r} to start from", hint=f"call the first rule {root!r}")
     for name, node in rules.items():
         for used in ex.references(node):
             if used not in rules:
-                raise GrammarError(f"the {kind} has no rule {used!r}, to which {name!r} refers")
+                raise GrammarError(
+                    f"the {kind} has no rule {used!r}, to which {name!r} refers", hint="write it, or correct the name"
+                )
 
 
 class _Productions:
@@ -94,7 +96,7 @@ class _Productions:
         try:
             placed = self._lark.terminal(node, name)
         except GrammarError as exc:
-            raise GrammarError(f"rule {name!r}: {exc.message}") from exc
+            raise GrammarError(f"rule {name!r}: {exc.message}", hint=exc.hint) from exc
         self._translated.append(f"{name} -> terminal {next(ex.references(placed), 'of the empty text only')}")
         return placed
 

@@ -25,6 +25,7 @@ _ASCII: dict[str, list[Span]] = {
 }
 _ENDS = (_op.AT_END, _op.AT_END_STRING)
 _MAX_SHOWN = 80
+_READ = "use literals, classes, groups, alternatives and counts, with ^ and $ at the ends only"
 _CLASS_NOTE = r"\d, \w and \s stand for ASCII characters only; . is any character but a line feed"
 
 
@@ -36,7 +37,10 @@ def to_lark(pattern: str) -> Imported:
     """
     node = parse(pattern)
     if node in (ex.EMPTY, ex.NOTHING):
-        raise GrammarError(f"the regular expression {_shown(pattern)} matches no text but the empty one")
+        raise GrammarError(
+            f"the regular expression {_shown(pattern)} matches no text but the empty one",
+            hint="write one that matches what a program may say",
+        )
     start = "TEXT?" if ex.is_nullable(node) else "TEXT"
     source = f"start: {start}\nTEXT: {ex.terminal(first_is_longest(ex.without_empty(node)))}\n"
     notes = [_CLASS_NOTE] if re.search(r"\.|\\[dwsDWS]", pattern) else []
@@ -54,13 +58,18 @@ def parse(pattern: str, *, is_search: bool = False) -> ex.Node:
         GrammarError: see :func:`to_lark`.
     """
     if len(pattern) > ex.MAX_TEXT:
-        raise GrammarError(f"a regular expression of {len(pattern)} characters, expected at most {ex.MAX_TEXT}")
+        raise GrammarError(
+            f"a regular expression of {len(pattern)} characters, expected at most {ex.MAX_TEXT}",
+            hint="a catalogue holds more: write the terminal with %declare, and the names into catalogue.json",
+        )
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error")  # what a later Python will read otherwise is not portable
             tree = _sre.parse(pattern)
-    except (re.error, RecursionError, OverflowError, Warning) as exc:
-        raise GrammarError(f"{_shown(pattern)} is not a portable regular expression: {exc}") from exc
+    except RecursionError as exc:
+        raise GrammarError(f"{_shown(pattern)} is nested more deeply than can be read", hint=ex.TOO_DEEP) from exc
+    except (re.error, OverflowError, Warning) as exc:
+        raise GrammarError(f"{_shown(pattern)} is not a portable regular expression: {exc}", hint=_READ) from exc
     if tree.state.flags & ~re.UNICODE:
         raise _refused(pattern, "a flag")
     return _Reader(pattern, is_search).whole(list(tree))
@@ -69,7 +78,7 @@ def parse(pattern: str, *, is_search: bool = False) -> ex.Node:
 def _refused(pattern: str, what: str) -> GrammarError:
     return GrammarError(
         f"the regular expression {_shown(pattern)} has {what}, which is not supported",
-        hint="use literals, classes, groups, alternatives and counts, with ^ and $ at the ends only",
+        hint=_READ,
     )
 
 
