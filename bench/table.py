@@ -1,7 +1,7 @@
-"""The tables of README.md, made from the files in bench/results/.
+"""The tables of README.md and bench/README.md, made from the files in bench/results/.
 
-Run ``python -m edgedsl.bench.table`` in the repository root; ``--check`` only says whether README.md is current.
-bench/README.md describes the files.
+Run ``python -m edgedsl.bench.table`` in the repository root; ``--check`` only says whether they are current. What a
+result has by grammar goes into bench/README.md, which also describes the files.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ import argparse
 import json
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,8 @@ from edgedsl import atomic
 from edgedsl.errors import DataError, EdgeDSLError
 from edgedsl.evaluation.record import RESULT_SCHEMA
 
-SECTIONS = ("headline", "bench")
-KINDS = ("quality", "hops", "budget", "generations", "latency")
+BY_GRAMMAR = "by-grammar"
+KINDS = ("quality", "hops", "budget", "generations", "latency", "masks", "drafts", "peers")
 CAPTION = ("model", "grammar", "cpu", "command")
 _NAME = re.compile(r"[a-z0-9.-]+_[a-z0-9.-]+_\d{6}\.json")
 _TITLES = {
@@ -28,7 +29,11 @@ _TITLES = {
     "programs_per_s": "programs/s", "load_ms": "load, ms", "peak_memory_bytes": "peak memory",
     "exact_match_unseen": "exact match, unseen targets", "nearest_neighbour_exact_match": "nearest neighbour",
     "no_grammar_parse_rate": "parse rate without grammar", "refusal_rate": "refused",
-    "wrong_refusal_rate": "refused wrongly",
+    "answers_ratio": "edgedsl's answers/s, times", "ttft_ratio": "edgedsl's first token, times sooner",
+    "answers_per_s": "answers/s", "wrong_refusal_rate": "refused wrongly",
+    "tokenizer_ms": "tokenizer, ms", "compile_ms": "compile, ms", "compile_ms_max": "longest, ms",
+    "start_us_p50": "start p50, µs", "propose_us_p50": "proposal p50, µs", "propose_us_p95": "p95, µs",
+    "tokens_per_call_unseen": "unseen targets",
     "mask_us_p50": "mask and check p50, µs", "mask_us_p99": "p99, µs", "mask_us_max": "longest, µs",
 }  # fmt: skip
 _HEADLINE = (
@@ -66,6 +71,20 @@ def headline(results: Path) -> str:
             cells = [_cell(name, row.get(name)) for name in _HEADLINE]
             lines.append(_line((_text(row["bundle"]), _text(document["caption"]["model"]), *cells)))
     return "\n".join(lines)
+
+
+def by_grammar(results: Path) -> str:
+    """Markdown of what the results have by grammar, each by file name.
+
+    Raises:
+        DataError: see :func:`render`.
+    """
+    tables = [
+        f"**{_text(found['title'])}, by grammar.** [{path.name}](results/{path.name})\n\n{_rows(found['by_grammar'])}"
+        for path, found in _documents(results)
+        if "by_grammar" in found
+    ]
+    return "\n\n".join(tables)
 
 
 def _documents(results: Path) -> list[tuple[Path, dict[str, Any]]]:
@@ -111,7 +130,7 @@ def insert(readme: str, section: str, tables: str) -> str:
     before, start, rest = readme.partition(first)
     _, end, after = rest.partition(last)
     if not start or not end or first in after or last in before or last in after:
-        raise DataError(f"README.md needs the lines '{first}' and '{last}', once each", hint="put them back")
+        raise DataError(f"the README needs the lines '{first}' and '{last}', once each", hint="put them back")
     return f"{before}{first}\n{tables}\n{last}{after}" if tables else f"{before}{first}\n{last}{after}"
 
 
@@ -122,6 +141,15 @@ def current(readme: str, results: Path) -> str:
         DataError: see :func:`insert` and :func:`render`.
     """
     return insert(insert(readme, "headline", headline(results)), "bench", render(results))
+
+
+def current_by_grammar(readme: str, results: Path) -> str:
+    """The text of bench/README.md as it should be.
+
+    Raises:
+        DataError: see :func:`insert` and :func:`render`.
+    """
+    return insert(readme, BY_GRAMMAR, by_grammar(results))
 
 
 def _problem(document: Any) -> str | None:
@@ -138,27 +166,34 @@ def _problem(document: Any) -> str | None:
         return f"caption needs the texts {', '.join(CAPTION)}"
     if not isinstance(document.get("caveats", []), list):
         return "caveats are not a list"
+    return _rows_problem("rows", rows) or _rows_problem("by_grammar", document.get("by_grammar", rows))
+
+
+def _rows_problem(name: str, rows: Any) -> str | None:
     if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) and row for row in rows):
-        return "rows is not a list of objects with at least one"
+        return f"{name} is not a list of objects with at least one"
     if any(list(row) != list(rows[0]) for row in rows):
-        return "rows have different columns"
+        return f"{name} have different columns"
     if any(isinstance(value, dict | list) for row in rows for value in row.values()):
-        return "a cell holds a list or an object, expected a text, a number or null"
+        return f"{name}: a cell holds a list or an object, expected a text, a number or null"
     return None
 
 
 def _table(path: Path, document: dict[str, Any]) -> str:
-    columns = list(document["rows"][0])
     lines = [
         f"**{_text(document['title'])}.** {_caption(document['caption'])} [{path.name}](bench/results/{path.name})",
         "",
         *(f"- {_text(line)}" for line in document.get("caveats", [])),
         *([""] if document.get("caveats") else []),
-        _line(map(_title, columns)),
-        f"|{' --- |' * len(columns)}",
+        _rows(document["rows"]),
     ]
-    lines += [_line(_cell(name, row[name]) for name in columns) for row in document["rows"]]
     return "\n".join(lines)
+
+
+def _rows(rows: list[dict[str, Any]]) -> str:
+    columns = list(rows[0])
+    lines = [_line(map(_title, columns)), f"|{' --- |' * len(columns)}"]
+    return "\n".join([*lines, *(_line(_cell(name, row[name]) for name in columns) for row in rows)])
 
 
 def _caption(caption: dict[str, str]) -> str:
@@ -182,6 +217,8 @@ def _cell(column: str, value: Any) -> str:
         return f"{value / (1 << 20):.0f} MiB"
     if "_ms" in column:
         return f"{value:.1f}"
+    if "_us" in column:
+        return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
     return f"{value:,d}" if isinstance(value, int) else f"{value:.4g}"
 
 
@@ -191,26 +228,28 @@ def _text(value: str) -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Write the tables into README.md, or check them."""
+    """Write the tables into both files, or check them."""
     parser = argparse.ArgumentParser(prog="python -m edgedsl.bench.table", description=__doc__)
     parser.add_argument("--check", action="store_true", help="change nothing; exit 5 when README.md is not current")
     parser.add_argument("--results", type=Path, default=Path("bench/results"), help="folder of the results")
     parser.add_argument("--readme", type=Path, default=Path("README.md"), help="file with the markers")
+    parser.add_argument("--bench-readme", type=Path, default=Path("bench/README.md"), help="the same, by grammar")
     options = parser.parse_args(arguments)
     try:
-        _run(options.readme, options.results, check=options.check)
+        _run(options.readme, partial(current, results=options.results), check=options.check)
+        _run(options.bench_readme, partial(current_by_grammar, results=options.results), check=options.check)
     except EdgeDSLError as exc:
         print(f"error: {exc.message}" + (f"\nhint: {exc.hint}" if exc.hint else ""), file=sys.stderr)
         return exc.exit_code
     return 0
 
 
-def _run(readme: Path, results: Path, *, check: bool) -> None:
+def _run(readme: Path, made_current: Callable[[str], str], *, check: bool) -> None:
     try:
         old = readme.read_text(encoding="utf-8")
     except OSError as exc:
         raise DataError(f"'{readme}' cannot be read: {exc.strerror}", hint="run it in the repository root") from exc
-    new = current(old, results)
+    new = made_current(old)
     if check and new != old:
         raise DataError(f"the tables in '{readme}' are not current", hint="run 'python -m edgedsl.bench.table'")
     if new != old:

@@ -206,6 +206,7 @@ def test_charts_take_extremes() -> None:
 
 HEADLINE, HEADLINE_END = table.markers("headline")
 START, END = table.markers("bench")
+GRAMMARS, GRAMMARS_END = table.markers("by-grammar")
 
 
 def result_file(folder: Path, name: str = "speed_box-2c_202611.json", **changes: Any) -> Path:
@@ -228,12 +229,14 @@ def repository(tmp_path: Path) -> Path:
     (tmp_path / "README.md").write_text(
         f"{HEADLINE}\nold\n{HEADLINE_END}\ntop\n{START}\nold\n{END}\nend\n", encoding="utf-8"
     )
+    (tmp_path / "bench.md").write_text(f"{GRAMMARS}\nold\n{GRAMMARS_END}\n", encoding="utf-8")
     (tmp_path / "results").mkdir()
     return tmp_path
 
 
 def run_table(repository: Path, *flags: str) -> int:
-    return table.main(["--readme", str(repository / "README.md"), "--results", str(repository / "results"), *flags])
+    files = ["--readme", str(repository / "README.md"), "--bench-readme", str(repository / "bench.md")]
+    return table.main([*files, "--results", str(repository / "results"), *flags])
 
 
 def test_tables_go_between_the_markers(repository: Path) -> None:
@@ -253,6 +256,19 @@ def test_tables_go_between_the_markers(repository: Path) -> None:
     assert "- Single stream." in text
     assert text.index("**Match.**") < text.index("**Speed.**")
     assert run_table(repository, "--check") == 0
+
+
+def test_what_is_told_by_grammar_goes_into_the_other_file(repository: Path) -> None:
+    rows = [{"grammar": "flow", "mask_us_p50": 1234.5, "mask_us_max": 45.678}]
+    result_file(repository / "results", by_grammar=rows)
+    assert run_table(repository) == 0
+    text = (repository / "bench.md").read_text(encoding="utf-8")
+    assert text.startswith(f"{GRAMMARS}\n**Speed, by grammar.** [speed_box-2c_202611.json](results/speed_box")
+    assert "| flow | 1,234 | 45.7 |" in text
+    assert "| flow |" not in (repository / "README.md").read_text(encoding="utf-8")
+    assert run_table(repository, "--check") == 0
+    (repository / "bench.md").write_text(text.replace("45.7", "45.6"), encoding="utf-8")
+    assert run_table(repository, "--check") == 5
 
 
 def test_no_results_leave_the_markers(repository: Path) -> None:
@@ -281,6 +297,7 @@ def test_markers_must_be_there_once(repository: Path, text: str, capsys: pytest.
         ({"rows": []}, "rows"),
         ({"rows": [{"a": 1}, {"b": 1}]}, "different columns"),
         ({"rows": [{"a": [1]}]}, "a cell holds"),
+        ({"by_grammar": []}, "by_grammar is not"),
     ],
 )
 def test_results_of_another_shape_are_refused(repository: Path, changes: dict[str, Any], message: str) -> None:
@@ -303,7 +320,9 @@ def test_what_bench_and_eval_write_is_a_result(run_bench: Bench, tmp_path: Path)
     assert "| first token, ms |" in table.render(tmp_path / "results")
 
 
-def test_readme_of_the_repository_is_current() -> None:
+def test_readmes_of_the_repository_are_current() -> None:
     root = Path(__file__).parents[1]
+    described = (root / "bench" / "README.md").read_text(encoding="utf-8")
+    assert table.current_by_grammar(described, root / "bench" / "results") == described
     readme = (root / "README.md").read_text(encoding="utf-8")
     assert table.current(readme, root / "bench" / "results") == readme
