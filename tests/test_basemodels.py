@@ -22,10 +22,11 @@ from tiny import byte_alphabet, write_tokenizer
 from edgedsl.basemodels import aliases, check_tokenizer, download, mirror, pip_index, resolve
 from edgedsl.basemodels import model as models
 from edgedsl.basemodels.aliases import Alias, Wheel
-from edgedsl.basemodels.cache import default_cache, exclusive
+from edgedsl.basemodels.cache import exclusive
 from edgedsl.basemodels.download import RefusedError, RemoteFile, fetch
 from edgedsl.basemodels.gguf_tokenizer import GGUFVocabulary, build_tokenizer
 from edgedsl.errors import ModelError
+from edgedsl.user_cache import default_cache
 
 CONTENT = bytes(range(256)) * 4000  # about 1 MB: several blocks of the downloader
 

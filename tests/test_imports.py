@@ -23,7 +23,19 @@ FOLDERS = {
 }
 GROUND = {
     f"edgedsl.{name}"
-    for name in ("_version", "errors", "atomic", "config", "prompt", "grammar", "catalogue", "bundle", "tokenizer")
+    for name in (
+        "_version",
+        "errors",
+        "atomic",
+        "config",
+        "prompt",
+        "grammar",
+        "catalogue",
+        "bundle",
+        "tokenizer",
+        "machine",
+        "user_cache",
+    )
 }
 RUN_WING = {"edgedsl.runtime", "edgedsl.serving"}
 BUILD_WING = {f"edgedsl.{name}" for name in ("basemodels", "data", "training", "evaluation", "exporters", "bench")}

@@ -1,22 +1,12 @@
-"""Where base models are kept, and who may build one."""
+"""Who may build a base model."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from edgedsl.basemodels.progress import say
-
-
-def default_cache() -> Path:
-    """``EDGEDSL_CACHE``, else ``XDG_CACHE_HOME/edgedsl``, else ``~/.cache/edgedsl``."""
-    chosen = os.environ.get("EDGEDSL_CACHE")
-    if chosen:
-        return Path(chosen).expanduser()
-    shared = os.environ.get("XDG_CACHE_HOME")
-    return (Path(shared) if shared else Path.home() / ".cache") / "edgedsl"
 
 
 @contextmanager

@@ -6,10 +6,11 @@ import difflib
 from pathlib import Path
 
 from edgedsl.basemodels.aliases import ALIASES, Alias
-from edgedsl.basemodels.cache import default_cache, exclusive
+from edgedsl.basemodels.cache import exclusive
 from edgedsl.basemodels.mirror import build, built
 from edgedsl.basemodels.model import BaseModel, check_folder, fingerprint, licence_of, source_of
 from edgedsl.errors import ModelError
+from edgedsl.user_cache import default_cache
 
 
 def resolve(name: str, *, offline: bool = False, cache_dir: Path | None = None) -> BaseModel:

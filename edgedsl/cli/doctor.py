@@ -27,8 +27,8 @@ def command(as_json: bool) -> None:
     Runs one node on each execution provider instead of trusting a list. Changes nothing and fetches nothing.
     Exit code 0 when programs can be generated here, 10 when not.
     """
-    from edgedsl.basemodels.cache import default_cache
     from edgedsl.doctor import diagnose
+    from edgedsl.user_cache import default_cache
 
     report = diagnose(Path.cwd(), default_cache())
     click.echo(json.dumps(report.to_dict(), indent=2) if as_json else "\n".join(_lines(report)))

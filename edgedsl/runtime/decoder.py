@@ -13,6 +13,8 @@ from edgedsl.bundle.manifest import ModelInfo
 from edgedsl.errors import GenerationError, PromptTooLong
 from edgedsl.runtime.providers import make_session
 
+_MAX_KEPT_ROWS = 32  # rows of logits that have a buffer of their own
+
 
 class Decoder:
     """One sequence at a time on preallocated buffers, bound once (IOBinding).
@@ -33,12 +35,15 @@ class Decoder:
         self.length = 0
         self._device = "cuda" if execution_provider == "cuda" else "cpu"
         self._binding = self.session.io_binding()
-        self._step_logits = np.empty((1, 1, info.vocab_size), np.float32)
-        self._token = np.zeros((1, 1), np.int64)
+        self._logits = np.empty((1, _MAX_KEPT_ROWS, info.vocab_size), np.float32)
+        self._tokens = np.zeros((1, info.context_length), np.int64)
         # Views of these are the inputs of every step: the mask is all ones, the positions count up.
         self._mask = np.ones((1, info.context_length), np.int64)
         self._positions = np.arange(info.context_length, dtype=np.int64)[None]
-        self._has_position_ids = any(i.name == "position_ids" for i in self.session.get_inputs())
+        inputs = {i.name for i in self.session.get_inputs()}
+        self._has_position_ids = "position_ids" in inputs
+        # Graphs with this input work out the head for the last positions only.
+        self._num_logits = np.ones(1, np.int64) if "num_logits" in inputs else None
         shape = (1, info.num_kv_heads, info.context_length, info.head_dim)
         num_buffers = 2 * info.num_layers * (1 if info.kv_layout == "shared" else 2)
         self._kv = [
@@ -52,6 +57,16 @@ class Decoder:
         """Forget the sequence; the next call is a prefill."""
         self.length = 0
 
+    @property
+    def can_truncate(self) -> bool:
+        """Whether tokens can be taken back: not in a ``growing`` cache, whose rows lie closer the fewer they are."""
+        return self.info.kv_layout == "shared"
+
+    def truncate(self, length: int) -> None:
+        """Forget all tokens but the first ``length``; what lies behind is overwritten by the next call."""
+        assert self.can_truncate or length == self.length
+        self.length = length
+
     def forward(self, token_ids: Sequence[int]) -> NDArray[np.float32]:
         """Append tokens to the sequence and return the logits [vocab] after the last of them.
 
@@ -61,22 +76,23 @@ class Decoder:
             PromptTooLong: the sequence would not fit into the context.
             GenerationError: the session failed. Whether the logits are finite is for the caller to see.
         """
-        last: NDArray[np.float32] = self.forward_all(token_ids)[-1]
+        last: NDArray[np.float32] = self.forward_last(token_ids, 1)[0]
         return last
 
     def forward_all(self, token_ids: Sequence[int]) -> NDArray[np.float32]:
         """Like :meth:`forward`, with the logits of every new position [len(token_ids), vocab]."""
-        total = self.length + len(token_ids)
+        return self.forward_last(token_ids, len(token_ids))
+
+    def forward_last(self, token_ids: Sequence[int], num_logits: int) -> NDArray[np.float32]:
+        """Like :meth:`forward`, with the logits of the last positions [num_logits, vocab]."""
+        count, total = len(token_ids), self.length + len(token_ids)
         if total > self.info.context_length:
             raise PromptTooLong(
                 f"{total} tokens do not fit into the context of {self.info.context_length}", hint="shorten the sentence"
             )
-        if len(token_ids) == 1:
-            self._token[0, 0] = token_ids[0]
-            tokens, logits = self._token, self._step_logits
-        else:
-            tokens = np.asarray([token_ids], np.int64)
-            logits = np.empty((1, len(token_ids), self.info.vocab_size), np.float32)
+        tokens = self._tokens[:, :count]
+        tokens[0] = token_ids
+        logits = self._rows(count, num_logits)
         self._bind(tokens, logits, total)
         try:
             self.session.run_with_iobinding(self._binding)
@@ -86,13 +102,23 @@ class Decoder:
             ) from exc
         self.length = total
         self._is_past_second = not self._is_past_second
-        rows: NDArray[np.float32] = logits[0]
+        rows: NDArray[np.float32] = logits[0, -num_logits:]
         return rows
+
+    def _rows(self, count: int, num_logits: int) -> NDArray[np.float32]:
+        """Where the graph writes its logits [1, rows, vocab]."""
+        if self._num_logits is not None:
+            self._num_logits[0] = count = num_logits
+        if count > _MAX_KEPT_ROWS:
+            return np.empty((1, count, self.info.vocab_size), np.float32)
+        return self._logits[:, :count]
 
     def _bind(self, tokens: NDArray[np.int64], logits: NDArray[np.float32], total: int) -> None:
         binding = self._binding
         binding.bind_cpu_input("attention_mask", self._mask[:, :total])
         binding.bind_cpu_input("input_ids", tokens)
+        if self._num_logits is not None:
+            binding.bind_cpu_input("num_logits", self._num_logits)
         if self._has_position_ids:
             binding.bind_cpu_input("position_ids", self._positions[:, self.length : total])
         binding.bind_output("logits", "cpu", 0, np.float32, logits.shape, logits.ctypes.data)
