@@ -55,9 +55,7 @@ def bench(config: Config, bundle: Path, prompts_file: Path | None, *, command: s
     """
     load = load_average()
     prompts = read_prompts(prompts_file) if prompts_file else None
-    engine = Engine.from_bundle(
-        bundle, execution_provider=config.runtime.execution_provider, num_threads=config.runtime.num_threads
-    )
+    engine = Engine.from_bundle(bundle, **asdict(config.runtime))
     ready_ms = _process_age_ms()
     after_load = memory_now()
     prompts = prompts or bundled_prompts(bundle)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 __all__ = ["__version__", "load"]
 
 
-def load(bundle: str | Path, *, execution_provider: str = "cpu", num_threads: int = 0) -> Engine:
+def load(bundle: str | Path, *, execution_provider: str = "cpu", num_threads: int = 0, exact: bool = False) -> Engine:
     """Open a bundle for generation.
 
     ``load("bundle")("sentence")`` returns a :class:`~edgedsl.runtime.sequence.Completion`; ``.stream("sentence")``
@@ -24,6 +24,7 @@ def load(bundle: str | Path, *, execution_provider: str = "cpu", num_threads: in
         bundle: folder written by ``edgedsl export``.
         execution_provider: ``cpu`` or ``cuda``; the one asked for runs, or an error is raised.
         num_threads: threads of one model call; 0 takes every core this process may use.
+        exact: decode token by token, without drafts.
 
     Raises:
         BundleError: the folder is not a complete, unchanged bundle.
@@ -31,4 +32,4 @@ def load(bundle: str | Path, *, execution_provider: str = "cpu", num_threads: in
     """
     from edgedsl.runtime.engine import Engine
 
-    return Engine.from_bundle(bundle, execution_provider=execution_provider, num_threads=num_threads)
+    return Engine.from_bundle(bundle, execution_provider=execution_provider, num_threads=num_threads, exact=exact)

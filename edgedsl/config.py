@@ -77,10 +77,19 @@ class ExportSection:
 
     output: str = _field("bundle", "Folder of the bundle.")
     adapter: str = _field("", "Adapter to export; empty takes the one of [train].")
+    graph: str = _field(
+        "auto",
+        "fused (our own graph), optimum (traced; any architecture), or auto: fused where it covers the model.",
+        ("auto", "fused", "optimum"),
+    )
     quantize: str = _field("int8", "What the bundle serves: int4, int8 or none (fp32).", ("int4", "int8", "none"))
     gate: float = _field(0.97, "Least exact match of the quantised model as a share of the fp32 one.", minimum=0)
     eval_rows: int = _field(100, "Dev pairs decoded for the quality of each hop.", minimum=1)
     context_length: int = _field(512, "Longest prompt plus program the bundle takes, in tokens.", minimum=16)
+    drafts: bool = _field(True, "Add the training programs as a source of drafts: fewer calls of the model per answer.")
+    drafts_gate: float = _field(
+        0.005, "Most answers, as a share, that drafts may change; above it the bundle decodes without.", minimum=0
+    )
     smoke: bool = _field(False, "Run everything on a random 2-layer model of the same architecture.")
 
 
@@ -104,6 +113,9 @@ class RuntimeSection:
 
     execution_provider: str = _field("cpu", "cpu or cuda; the one asked for runs, or it is an error.", ("cpu", "cuda"))
     num_threads: int = _field(0, "Threads of a model call; 0 takes every core.", minimum=0)
+    exact: bool = _field(
+        False, "Decode token by token, without drafts. Export says how many answers differ (usually none)."
+    )
 
 
 @dataclass(frozen=True)

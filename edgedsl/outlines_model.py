@@ -21,13 +21,17 @@ from edgedsl.runtime.engine import Engine
 from edgedsl.runtime.sampling import SamplingParams
 
 
-def from_bundle(path: str | Path, *, execution_provider: str = "cpu", num_threads: int = 0) -> OutlinesModel:
+def from_bundle(
+    path: str | Path, *, execution_provider: str = "cpu", num_threads: int = 0, exact: bool = False
+) -> OutlinesModel:
     """Open a bundle folder as an Outlines model.
 
     Raises:
         EdgeDSLError: see :meth:`edgedsl.runtime.engine.Engine.from_bundle`.
     """
-    return OutlinesModel(Engine.from_bundle(path, execution_provider=execution_provider, num_threads=num_threads))
+    return OutlinesModel(
+        Engine.from_bundle(path, execution_provider=execution_provider, num_threads=num_threads, exact=exact)
+    )
 
 
 class OutlinesModel(Model):  # type: ignore[misc]  # Outlines has no types

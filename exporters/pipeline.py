@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import operator
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
@@ -23,6 +24,10 @@ from edgedsl.errors import BundleError, ExportError
 from edgedsl.evaluation.torch_decoder import TorchDecoder
 from edgedsl.exporters.base import ExportedGraph, Exporter
 from edgedsl.exporters.calibration import input_moments
+from edgedsl.exporters.drafts import remove_drafts, write_drafts
+from edgedsl.exporters.fused.exporter import FusedExporter
+from edgedsl.exporters.fused.moments import packed_moments
+from edgedsl.exporters.fused.plan import uncovered
 from edgedsl.exporters.optimum import OptimumExporter, save_graph
 from edgedsl.exporters.parity import Parity, collect, compare
 from edgedsl.exporters.quality import Quality, check_gate, measure
@@ -33,7 +38,9 @@ from edgedsl.grammar import Grammar
 from edgedsl.grammar.trial import try_compile
 from edgedsl.machine import version
 from edgedsl.prompt import PromptTemplate
+from edgedsl.runtime.call_costs import measure as measure_costs
 from edgedsl.runtime.decoder import Decoder
+from edgedsl.runtime.drafts import DraftSources
 from edgedsl.runtime.engine import Engine
 from edgedsl.runtime.sampling import SamplingParams
 from edgedsl.tokenizer import Tokenizer
@@ -77,7 +84,7 @@ def export(
             tempfile.TemporaryDirectory(prefix=".export-", dir=output.parent) as work,
             atomic.staged_directory(output) as staging,
         ):
-            _Export(config, source, Path(work), staging, say, exporter or OptimumExporter()).run()
+            _Export(config, source, Path(work), staging, say, exporter).run()
     except OSError as exc:
         hint = "free some space and export again" if exc.errno in _DISK_FULL else "set [export] output"
         raise _not_written(output, str(exc.strerror or exc), hint) from exc
@@ -89,7 +96,9 @@ def export(
 class _Export:
     """One export: the steps and what they measured."""
 
-    def __init__(self, config: Config, source: Source, work: Path, staging: Path, say: Say, exporter: Exporter) -> None:
+    def __init__(
+        self, config: Config, source: Source, work: Path, staging: Path, say: Say, exporter: Exporter | None
+    ) -> None:
         self.config = config
         self.source = source
         self.work = work
@@ -102,6 +111,7 @@ class _Export:
         self.logits: list[Any] = []
         self.parity: dict[str, Parity] = {}
         self.quality: dict[str, Quality] = {}
+        self.programs: dict[str, list[str]] = {}
 
     def run(self) -> None:
         """All steps, in order."""
@@ -114,6 +124,7 @@ class _Export:
         merged.config.use_cache = True
         self._measure_torch("merged", merged)
         moments = self._moments(merged)
+        self.exporter = self.exporter or self._choose_exporter(merged)
         self.say(f"onnx: export with {self.exporter.name}")
         graph = self.exporter.export(merged, self.work, context_length=self.config.export.context_length)
         info = self._model_info(merged, graph.kv_layout)
@@ -122,9 +133,33 @@ class _Export:
         self.say(f"quantized: {self.config.export.quantize}")
         self._write_model(graph, moments)
         self._measure_onnx("quantized", self.staging / "model.onnx", info)
+        if self.config.export.drafts:
+            self._add_drafts(info)
         if not self.config.export.smoke:  # a random model has no quality to lose
             check_gate(self.quality, self.config.export.gate)
         self._write_files(info)
+
+    def _choose_exporter(self, model: Any) -> Exporter:
+        wanted = self.config.export.graph
+        reason = "" if wanted == "optimum" else uncovered(model.config, self.config.export.context_length)
+        if reason and wanted == "auto":
+            self.say(f"onnx: the fused graph does not cover this model ({reason}); optimum's is taken, which is slower")
+        return OptimumExporter() if wanted == "optimum" or (reason and wanted == "auto") else FusedExporter()
+
+    def _add_drafts(self, info: ModelInfo) -> None:
+        """Write the files, and see what the answers come to with them."""
+        tokenizer = self.language.tokenizer
+        if info.kv_layout != "shared":
+            self.say("drafts: none, this graph's cache cannot take tokens back")
+            return
+        train = read_pairs(self.config.path(self.config.data.train))
+        write_drafts(self.staging, train, tokenizer, min(tokenizer.end_token_ids(self.language.template)))
+        self._measure_onnx("drafted", self.staging / "model.onnx", info)
+        changed = sum(map(operator.ne, self.programs["quantized"], self.programs["drafted"])) / len(self.pairs)
+        self.say(f"  drafts change {changed:.1%} of {len(self.pairs)} answers")
+        if changed > self.config.export.drafts_gate:
+            self.say(f"drafts: taken out again, the gate is {self.config.export.drafts_gate:.1%}")
+            remove_drafts(self.staging)
 
     @property
     def _recipe(self) -> Any:
@@ -177,7 +212,7 @@ class _Export:
     def _moments(self, merged: Any) -> dict[str, torch.Tensor]:
         if not (self._recipe and self._recipe.is_calibrated):
             return {}
-        return input_moments(merged, self._calibration_rows())
+        return packed_moments(input_moments(merged, self._calibration_rows()))
 
     def _calibration_rows(self) -> list[list[int]]:
         train = read_pairs(self.config.path(self.config.data.train))
@@ -201,7 +236,8 @@ class _Export:
             decoder.reset()
             return decoder.forward_all(row)
 
-        self._compare(hop, collect(logits_of, self.rows))
+        if hop != "drafted":  # the same graph as "quantized"
+            self._compare(hop, collect(logits_of, self.rows))
         language = self.language
         engine = Engine(
             name=hop,
@@ -210,6 +246,11 @@ class _Export:
             grammar=language.grammar,
             decoder=decoder,
         )
+        end_token_ids = engine.compiled.end_token_ids
+        if hop == "drafted":
+            engine.drafts = DraftSources.from_bundle(path.parent, language.tokenizer, end_token_ids)
+            engine.costs = measure_costs(decoder)
+        engine.is_padded = self.config.export.drafts and info.kv_layout == "shared"
         params = SamplingParams(max_tokens=self.config.generate.max_tokens)
         self._measure_programs(
             hop, lambda sentences: [engine.generate(sentence, params).text for sentence in sentences]
@@ -221,7 +262,8 @@ class _Export:
         self.logits = logits
 
     def _measure_programs(self, hop: str, generate: Any) -> None:
-        self.quality[hop] = measure(generate, self.pairs, self.language.grammar)
+        self.programs[hop] = generate([pair.prompt for pair in self.pairs])
+        self.quality[hop] = measure(self.programs[hop], self.pairs, self.language.grammar)
         text = f"  {hop}: exact match {self.quality[hop].exact_match:.1%} of {len(self.pairs)}"
         if parity := self.parity.get(hop):
             text += f", argmax agreement {parity.argmax_agreement:.2%}, max difference {parity.max_difference:.2g}"
@@ -237,11 +279,18 @@ class _Export:
         rows = [{"prompt": pair.prompt, "target": pair.target} for pair in self.pairs]
         atomic.write_json(self.staging / "eval" / "dev.json", rows)
         write_manifest(
-            self.staging, name=self.config.project.name, model=info, config=self.config.to_dict(),
+            self.staging, name=self.config.project.name, model=info, config=self._resolved_config(),
             parity={hop: parity.to_dict() for hop, parity in self.parity.items()},
             quality={hop: quality.to_dict() for hop, quality in self.quality.items()},
             versions=_versions(),
         )  # fmt: skip
+
+    def _resolved_config(self) -> dict[str, Any]:
+        """With the graph that was taken in place of "auto"."""
+        document = self.config.to_dict()
+        assert self.exporter
+        document["export"]["graph"] = self.exporter.name
+        return document
 
     def _model_info(self, model: Any, kv_layout: str) -> ModelInfo:
         config = model.config

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from typing import Any
@@ -13,7 +13,6 @@ from edgedsl.evaluation.metrics import exact_match, parse_rate
 from edgedsl.grammar import Grammar
 
 HOPS = ("adapter", "merged", "onnx", "quantized")
-Generate = Callable[[Sequence[str]], list[str]]
 
 
 @dataclass(frozen=True)
@@ -34,9 +33,8 @@ class Quality:
         return asdict(self)
 
 
-def measure(generate: Generate, pairs: Sequence[Pair], grammar: Grammar) -> Quality:
-    """Decode every prompt once and compare."""
-    programs = generate([pair.prompt for pair in pairs])
+def measure(programs: Sequence[str], pairs: Sequence[Pair], grammar: Grammar) -> Quality:
+    """Compare the program of each pair's prompt with its target."""
     equal = exact_match(programs, [pair.target for pair in pairs])
     return Quality(len(pairs), equal, parse_rate(programs, grammar))
 

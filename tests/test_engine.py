@@ -196,6 +196,7 @@ def test_timings_and_json(monkeypatch: pytest.MonkeyPatch) -> None:
         "finish_reason": "stop",
         "prompt_tokens": NUM_PROMPT,
         "completion_tokens": n,
+        "model_calls": n + 1,
         "timings": {"ttft_ms": 1000.0, "tpot_ms": 1000.0, "e2el_ms": 1000.0 * (n + 1)},
     }
 

@@ -338,7 +338,9 @@ def test_a_qlora_adapter_sits_on_rounded_weights(tiny_project: Config) -> None:
 def test_every_hop_is_measured_and_agrees(tiny_bundle: Path) -> None:
     manifest = open_bundle(tiny_bundle).manifest
     assert list(manifest.parity) == ["merged", "onnx", "quantized"]
-    assert list(manifest.quality) == ["adapter", "merged", "onnx", "quantized"]
+    assert list(manifest.quality) == ["adapter", "merged", "onnx", "quantized", "drafted"]
+    assert manifest.quality["drafted"] == manifest.quality["quantized"]
+    assert manifest.config["export"]["graph"] == "fused"
     assert manifest.parity["merged"]["max_difference"] < 1e-4
     assert manifest.parity["onnx"]["max_difference"] < 1e-4
     assert 0 < manifest.parity["quantized"]["max_difference"] < 1
@@ -350,7 +352,7 @@ def test_the_bundle_is_whole_and_says_what_it_is(tiny_bundle: Path, tiny_project
     bundle = open_bundle(tiny_bundle)
     assert set(bundle.manifest.files) == {
         "model.onnx", "model.onnx.data", "tokenizer.json", "prompt.json", "grammar.lark", "catalogue.json",
-        "eval/dev.json", "licences/base-model.txt",
+        "eval/dev.json", "licences/base-model.txt", "drafts.ngrams", "drafts.neighbours",
     }  # fmt: skip
     config = LlamaConfig.from_pretrained(tiny_project.path("base"))
     expected = model_info(config, "shared")
@@ -366,9 +368,12 @@ def test_the_bundle_is_whole_and_says_what_it_is(tiny_bundle: Path, tiny_project
 def test_every_weight_matrix_is_quantised(tiny_bundle: Path) -> None:
     graph = onnx.load(tiny_bundle / "model.onnx").graph
     operators = [node.op_type for node in graph.node]
-    assert (operators.count("MatMulNBits"), operators.count("GatherBlockQuantized")) == (15, 1)
+    assert (operators.count("MatMulNBits"), operators.count("GatherBlockQuantized")) == (9, 1)  # packed: 4 a layer
     floats = {w.name for w in graph.initializer if w.data_type == onnx.TensorProto.FLOAT and len(w.dims) == 2}
-    assert {name for name in floats if not name.endswith(".scales")} == {"rotary.cos", "rotary.sin"}
+    assert {name for name in floats if not name.endswith(".scales")} == {
+        "rotary.full_attention.cos",
+        "rotary.full_attention.sin",
+    }
 
 
 def test_nothing_is_left_beside_the_bundle(tiny_bundle: Path) -> None:
@@ -419,7 +424,7 @@ def test_a_disk_that_fills_up_leaves_the_old_bundle(
 
 
 def test_the_gate_leaves_the_old_bundle(project: Config, monkeypatch: pytest.MonkeyPatch) -> None:
-    measured = iter([0.9, 0.9, 0.9, 0.2])
+    measured = iter([0.9, 0.9, 0.9, 0.2, 0.2])
     monkeypatch.setattr(pipeline, "measure", lambda *args: Quality(4, next(measured), 1.0))
     strict = override(project, "export", {"gate": 0.5})
     assert_fails_untouched(strict, GateError, "onnx -> quantized")
@@ -445,9 +450,39 @@ def test_a_new_bundle_takes_the_place_of_the_old_one(project: Config) -> None:
     assert open_bundle(output).manifest.model.quantization == "int4"
     assert digests(output)["model.onnx"] != before["model.onnx"]
     assert [line.split(":")[0].strip() for line in said if ": exact match" in line] == [
-        "adapter", "merged", "onnx", "quantized",
+        "adapter", "merged", "onnx", "quantized", "drafted",
     ]  # fmt: skip
     assert edgedsl.load(output, num_threads=1)("off hall", max_tokens=8).completion_tokens > 0
+
+
+def test_drafts_that_change_answers_are_taken_out_again(project: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tiny model is asked the same sentence often; its drafted answers are made to differ."""
+    real = pipeline._Export._measure_programs
+
+    def differing(self: Any, hop: str, generate: Any) -> None:
+        real(self, hop, generate if hop != "drafted" else lambda sentences: ["?" for _ in sentences])
+
+    monkeypatch.setattr(pipeline._Export, "_measure_programs", differing)
+    said: list[str] = []
+    output = export(override(project, "export", {"eval_rows": 1}), offline=True, say=said.append)
+    assert [line for line in said if "drafts" in line] == [
+        "  drafts change 100.0% of 1 answers",
+        "drafts: taken out again, the gate is 0.5%",
+    ]
+    assert not [name for name in open_bundle(output).manifest.files if name.startswith("drafts")]
+    engine = edgedsl.load(output, num_threads=1)
+    assert (engine.drafts, engine.is_padded) == (None, False)
+
+
+@pytest.mark.parametrize(("graph", "is_padded"), [("optimum", True), ("fused", True)])
+def test_a_bundle_with_either_graph_drafts(project: Config, graph: str, is_padded: bool) -> None:
+    output = export(override(project, "export", {"graph": graph, "eval_rows": 2}), offline=True)
+    assert open_bundle(output).manifest.config["export"]["graph"] == graph
+    drafting, exact = edgedsl.load(output, num_threads=1), edgedsl.load(output, num_threads=1, exact=True)
+    assert (exact.drafts, exact.is_padded, drafting.is_padded) == (None, is_padded, is_padded)
+    pairs = [row["prompt"] for row in json.loads((output / "eval" / "dev.json").read_text(encoding="utf-8"))]
+    for prompt in pairs:
+        assert drafting(prompt, max_tokens=16).text == exact(prompt, max_tokens=16).text
 
 
 def test_smoke_needs_no_adapter_and_spares_the_real_bundle(project: Config) -> None:
@@ -458,7 +493,7 @@ def test_smoke_needs_no_adapter_and_spares_the_real_bundle(project: Config) -> N
     report = json.loads(result.stdout)
     assert report["bundle"] == str(project.root / "bundle-smoke")
     assert report["parity"]["quantized"]["max_difference"] == 0, "none stores the weights as they are"
-    assert set(report["quality"]) == {"adapter", "merged", "onnx", "quantized"}
+    assert set(report["quality"]) == {"adapter", "merged", "onnx", "quantized", "drafted"}
     assert open_bundle(project.path("bundle-smoke")).manifest.model.adapter_sha256 == ""
     assert digests(project.path("bundle")) == before
     assert edgedsl.load(project.path("bundle-smoke"), num_threads=1)("off", max_tokens=8).completion_tokens > 0
@@ -468,7 +503,7 @@ def test_a_flipped_bit_in_any_file_is_found_and_named(
     tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     names = [str(path.relative_to(tiny_bundle)) for path in tiny_bundle.rglob("*") if path.is_file()]
-    assert len(names) == 9
+    assert len(names) == 11
     bundle = Path(shutil.copytree(tiny_bundle, tmp_path / "bundle"))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["edgedsl", "generate", "--bundle", str(bundle), "off"])

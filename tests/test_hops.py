@@ -20,7 +20,9 @@ def test_command_writes_a_result_that_the_table_reads(
     assert hops.main([str(tiny_bundle), "--output", str(output)]) == 0
     rows = read_result(output)["rows"]
     manifest = open_bundle(tiny_bundle).manifest
-    assert [row["hop"] for row in rows] == list(manifest.quality) == ["adapter", "merged", "onnx", "quantized"]
+    assert (
+        [row["hop"] for row in rows] == list(manifest.quality) == ["adapter", "merged", "onnx", "quantized", "drafted"]
+    )
     assert {row["recipe"] for row in rows} == {"int8"}
     assert rows[0]["argmax_agreement"] is None
     assert rows[3]["argmax_agreement"] == manifest.parity["quantized"]["argmax_agreement"]

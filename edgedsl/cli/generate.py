@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -51,11 +52,7 @@ def command(
     config = override(config, "generate", {k: v for k, v in flags.items() if hasattr(config.generate, k)})
     config = override(config, "runtime", {k: v for k, v in flags.items() if hasattr(config.runtime, k)})
     params = SamplingParams.from_section(config.generate)
-    engine = Engine.from_bundle(
-        bundle or config.path(config.export.output),
-        execution_provider=config.runtime.execution_provider,
-        num_threads=config.runtime.num_threads,
-    )
+    engine = Engine.from_bundle(bundle or config.path(config.export.output), **asdict(config.runtime))
     click.echo(f"{engine.name} on {engine.execution_provider}, loaded in {engine.load_ms:.0f} ms", err=True)
     exit_code = 0
     for sentence in sentences or _read_jsonl(sys.stdin.buffer):

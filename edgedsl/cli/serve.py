@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -49,10 +50,7 @@ def command(bundle: Path | None, project_file: Path | None, **flags: Any) -> Non
     def load() -> Generator:
         from edgedsl.runtime.engine import Engine
 
-        runtime = config.runtime
-        engine = Engine.from_bundle(
-            path, execution_provider=runtime.execution_provider, num_threads=runtime.num_threads
-        )
+        engine = Engine.from_bundle(path, **asdict(config.runtime))
         engine.disagreements = disagreements
         return engine
 

@@ -113,9 +113,7 @@ def evaluate_bundle(
     train = read_pairs(train_file) if train_file.exists() else None
     params = SamplingParams.from_section(config.generate)
     load = load_average()
-    engine = Engine.from_bundle(
-        bundle, execution_provider=config.runtime.execution_provider, num_threads=config.runtime.num_threads
-    )
+    engine = Engine.from_bundle(bundle, **asdict(config.runtime))
     if refusals_file:
         refusals.require(engine.grammar)
     rows = evaluate(engine, pairs, train, params, num_no_grammar=num_no_grammar)

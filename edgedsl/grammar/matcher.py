@@ -46,7 +46,7 @@ class Grammar:
         self.catalogue = catalogue
         try:
             self.lark = Lark(source, parser="lalr", lexer="contextual", start=START)
-        except (LarkError, RecursionError) as exc:
+        except (LarkError, RecursionError, OSError) as exc:  # OSError: an %import of a file that is not there
             raise GrammarError(
                 f"grammar '{name}' does not compile: {_first_lines(exc)}", hint="see the Lark grammar reference"
             ) from exc
@@ -57,7 +57,10 @@ class Grammar:
         except ValueError as exc:
             error = str(exc)
         if error:
-            raise GrammarError(f"grammar '{name}' does not compile for decoding: {error.splitlines()[0]}")
+            raise GrammarError(
+                f"grammar '{name}' does not compile for decoding: {error.splitlines()[0]}",
+                hint="write terminals without look-around, back-references, atomic groups, priorities and templates",
+            )
 
     def _decoding_source(self) -> str:
         """What llguidance reads: the same language, with the catalogue's scopes written out as rules.

@@ -13,8 +13,12 @@ from edgedsl.bundle.manifest import Manifest, open_bundle
 from edgedsl.errors import GenerationError, LogitsError, PromptTooLong, RequestError
 from edgedsl.grammar import CompiledGrammar, Grammar, Spans
 from edgedsl.prompt import PromptTemplate
+from edgedsl.runtime.call_costs import CallCosts, load_or_measure
 from edgedsl.runtime.decoder import Decoder
 from edgedsl.runtime.disagreements import Disagreements
+from edgedsl.runtime.drafts import DraftSources
+from edgedsl.runtime.lookahead import Lookahead
+from edgedsl.runtime.ngrams import FILE_NAME as NGRAMS_FILE
 from edgedsl.runtime.sampling import SamplingParams
 from edgedsl.runtime.sequence import Completion, Sequence
 from edgedsl.tokenizer import Tokenizer
@@ -35,6 +39,8 @@ class Engine:
         grammar: Grammar,
         decoder: Decoder,
         disagreements: Disagreements | None = None,
+        drafts: DraftSources | None = None,
+        costs: CallCosts | None = None,
     ) -> None:
         self.name = name
         self.tokenizer = tokenizer
@@ -45,13 +51,24 @@ class Engine:
         self.compiled = grammar.compile(tokenizer, tokenizer.end_token_ids(template))
         _ = self.compiled.planner  # worked out now: the first request pays nothing
         self.disagreements = disagreements or Disagreements()
+        self.drafts = drafts
+        self.costs = costs
+        self.is_padded = drafts is not None
         self.manifest: Manifest | None = None
         self.load_ms = 0.0
         self._running: Sequence | None = None
 
     @classmethod
-    def from_bundle(cls, path: str | Path, *, execution_provider: str = "cpu", num_threads: int = 0) -> Engine:
+    def from_bundle(
+        cls, path: str | Path, *, execution_provider: str = "cpu", num_threads: int = 0, exact: bool = False
+    ) -> Engine:
         """Verify and open a bundle folder.
+
+        Args:
+            path: the folder.
+            execution_provider: cpu or cuda.
+            num_threads: of a model call; 0 takes every core.
+            exact: no drafts: decode token by token, in calls of the same shape.
 
         Raises:
             BundleError: not a complete, unchanged bundle; nothing was loaded.
@@ -73,6 +90,12 @@ class Engine:
             ),
         )
         engine.manifest = bundle.manifest
+        if (bundle.path / NGRAMS_FILE).exists() and engine.decoder.can_truncate:
+            engine.is_padded = True
+            if not exact:
+                end_token_ids = engine.compiled.end_token_ids
+                engine.drafts = DraftSources.from_bundle(bundle.path, engine.tokenizer, end_token_ids)
+                engine.costs = load_or_measure(engine.decoder, bundle.manifest, num_threads)
         engine.load_ms = 1000 * (time.perf_counter() - started)
         return engine
 
@@ -142,7 +165,7 @@ class Engine:
         token_ids = self.tokenizer.encode_prompt(self.template, _encodable(sentence))
         compiled = _restricted(compiled, params, sentence) if compiled else None
         self._check_budget(len(token_ids), params, compiled)
-        return Sequence(token_ids, params, compiled, self.tokenizer.stream(), started_s=started)
+        return Sequence(sentence, token_ids, params, compiled, self.tokenizer.stream(), started_s=started)
 
     def _check_budget(self, num_prompt_tokens: int, params: SamplingParams, compiled: CompiledGrammar | None) -> None:
         """A budget that no program fits into is refused before any compute."""
@@ -165,9 +188,14 @@ class Engine:
     def _steps(self, sequence: Sequence) -> Iterator[str]:
         """The loop: sample under the grammar, emit, run the model on the token."""
         self._running = sequence
-        self.decoder.reset()
-        logits = self.decoder.forward(sequence.prompt_token_ids)
         budget = min(sequence.params.max_tokens, self.decoder.info.context_length - len(sequence.prompt_token_ids))
+        ahead = sequence.lookahead = Lookahead(
+            self.decoder,
+            self.costs,
+            self.drafts.start(sequence.sentence) if self.drafts and sequence.compiled else None,
+            self.is_padded,
+        )
+        logits = ahead.start(sequence.prompt_token_ids, sequence.matcher, budget)
         while True:
             token_id = self._next_token(sequence, logits, budget - len(sequence.token_ids) - 1)
             if token_id in self.compiled.end_token_ids:
@@ -186,7 +214,7 @@ class Engine:
             if sequence.matcher and sequence.matcher.is_stopped():
                 sequence.finish_reason = "length" if sequence.is_steered() else "stop"
                 return
-            logits = self.decoder.forward([token_id])
+            logits = ahead.after(sequence.token_ids, sequence.matcher, budget - len(sequence.token_ids))
 
     def _next_token(self, sequence: Sequence, logits: Any, tokens_left: int) -> int:
         """One token that the grammar allows, and after which the program can be finished in ``tokens_left`` more."""

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgedsl.grammar import BudgetGuard, CompiledGrammar
+from edgedsl.runtime.lookahead import Lookahead
 from edgedsl.runtime.sampling import SamplingParams, sample
 from edgedsl.tokenizer import TextStream
 
@@ -39,6 +40,7 @@ class Completion:
         token_ids: without the end token.
         finish_reason: ``stop``: the program the model wanted; ``length``: a whole program too, but ``max_tokens`` made
             it shorter (without the grammar: cut off); ``cancelled``: the caller left.
+        model_calls: of the prompt and of the tokens; drafts make them fewer than the tokens.
     """
 
     text: str
@@ -47,6 +49,7 @@ class Completion:
     prompt_tokens: int
     completion_tokens: int
     timings: Timings
+    model_calls: int = 0
 
     def __str__(self) -> str:
         return self.text
@@ -58,6 +61,7 @@ class Completion:
             "finish_reason": self.finish_reason,
             "prompt_tokens": self.prompt_tokens,
             "completion_tokens": self.completion_tokens,
+            "model_calls": self.model_calls,
             "timings": {name: round(value, 3) for name, value in asdict(self.timings).items()},
         }
 
@@ -66,6 +70,7 @@ class Completion:
 class Sequence:
     """A request on its way: prompt, program so far, grammar state, random state, clock."""
 
+    sentence: str
     prompt_token_ids: list[int]
     params: SamplingParams
     compiled: CompiledGrammar | None
@@ -75,6 +80,7 @@ class Sequence:
     started_s: float = field(default_factory=time.perf_counter)
     first_token_s: float = 0.0
     last_token_s: float = 0.0
+    lookahead: Lookahead | None = None
 
     def __post_init__(self) -> None:
         self.rng = np.random.default_rng(self.params.seed)
@@ -120,5 +126,11 @@ class Sequence:
         )
         num_tokens = len(self.token_ids)
         return Completion(
-            text, tuple(self.token_ids), self.finish_reason, len(self.prompt_token_ids), num_tokens, timings
+            text,
+            tuple(self.token_ids),
+            self.finish_reason,
+            len(self.prompt_token_ids),
+            num_tokens,
+            timings,
+            self.lookahead.num_calls if self.lookahead else 0,
         )

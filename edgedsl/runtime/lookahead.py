@@ -1,0 +1,119 @@
+"""The model runs on drafted tokens together with the last chosen one; what was drafted wrongly is taken back.
+
+The drafts change the number of calls and nothing else: each token is still chosen from the logits that the model gives
+after the tokens before it (speculative decoding with a draft that is certain of itself, Leviathan et al., 2023: a
+sampled token that equals the draft keeps it, any other ends it, so the distribution is the model's).
+
+ONNX Runtime's kernels for quantised weights (MatMulNBits) round a row on its own in another way than a row of many;
+of many, its logits are the same to the bit whatever the others are. So no call has one token: a call without a
+draft is padded, and what is decoded does not depend on what was drafted.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgedsl.grammar import Matcher
+from edgedsl.runtime.call_costs import CallCosts
+from edgedsl.runtime.decoder import Decoder
+
+if TYPE_CHECKING:
+    from edgedsl.runtime.drafts import Draft, Drafter
+
+MAX_DRAFT = 16
+
+
+@dataclass
+class Lookahead:
+    """One request's calls of the model.
+
+    Attributes:
+        drafter: None decodes token by token.
+        is_padded: no call has one token only.
+        num_calls: calls of the model so far.
+        num_drafted: tokens that were drafted.
+        num_accepted: those of them that were right.
+    """
+
+    decoder: Decoder
+    costs: CallCosts | None = None
+    drafter: Drafter | None = None
+    is_padded: bool = False
+    num_calls: int = 0
+    num_drafted: int = 0
+    num_accepted: int = 0
+    _draft: Draft | None = None
+    _rows: NDArray[np.float32] = field(default_factory=lambda: np.empty((0, 0), np.float32))
+    _num_right: int = 0
+
+    def start(self, prompt_token_ids: list[int], matcher: Matcher | None, tokens_left: int) -> NDArray[np.float32]:
+        """Logits [vocab] after the prompt.
+
+        Args:
+            prompt_token_ids: of a new sequence.
+            matcher: at the start of the program.
+            tokens_left: most tokens of the program.
+        """
+        self.decoder.reset()
+        return self._call(prompt_token_ids, [], matcher, tokens_left)
+
+    def after(self, token_ids: list[int], matcher: Matcher | None, tokens_left: int) -> NDArray[np.float32]:
+        """Logits [vocab] after one more token.
+
+        Args:
+            token_ids: of the program, the new one included.
+            matcher: behind the new token.
+            tokens_left: most tokens that may follow.
+        """
+        drafted = self._draft.token_ids if self._draft else []
+        if self._num_right < len(drafted) and drafted[self._num_right] == token_ids[-1]:
+            self._num_right += 1
+            row: NDArray[np.float32] = self._rows[self._num_right]
+            return row
+        self._settle()
+        return self._call(token_ids[-1:], token_ids, matcher, tokens_left)
+
+    def finish(self) -> None:
+        """Count the last draft."""
+        self._settle()
+
+    def _settle(self) -> None:
+        """Take back what was drafted wrongly."""
+        if self._draft is None:
+            return
+        self.num_accepted += self._num_right
+        self.decoder.truncate(self.decoder.length - len(self._draft.token_ids) + self._num_right)
+        if self.drafter:
+            self.drafter.learn(self._draft, self._num_right)
+        self._draft, self._num_right = None, 0
+
+    def _call(
+        self, new: list[int], token_ids: list[int], matcher: Matcher | None, tokens_left: int
+    ) -> NDArray[np.float32]:
+        self._draft = self._propose(len(new), token_ids, matcher, tokens_left)
+        drafted = self._draft.token_ids if self._draft else []
+        self.num_calls += 1
+        self.num_drafted += len(drafted)
+        if drafted:
+            self._rows = self.decoder.forward_last([*new, *drafted], 1 + len(drafted))
+            first: NDArray[np.float32] = self._rows[0]
+            return first
+        if len(new) == 1 and self.is_padded and self._room(2) >= 0:
+            logits: NDArray[np.float32] = self.decoder.forward_last([*new, *new], 2)[0]
+            self.decoder.truncate(self.decoder.length - 1)
+            return logits
+        return self.decoder.forward(new)
+
+    def _propose(self, num_new: int, token_ids: list[int], matcher: Matcher | None, tokens_left: int) -> Draft | None:
+        if not (self.drafter and self.costs and matcher):
+            return None
+        draft = self.drafter.propose(token_ids, matcher, max(0, min(MAX_DRAFT, tokens_left, self._room(num_new))))
+        length = self.costs.best_length(draft.probabilities, num_new)
+        return draft.shortened(length) if length else None
+
+    def _room(self, num_new: int) -> int:
+        return self.decoder.info.context_length - self.decoder.length - num_new

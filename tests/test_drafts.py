@@ -1,0 +1,287 @@
+"""Where drafts come from, and that they are legal; the measurement of them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from scripted import scripted_engine
+from tiny import tiny_template, tiny_tokenizer
+
+from edgedsl.bench import drafts as bench
+from edgedsl.bench.table import read_result
+from edgedsl.data.pairs import Pair
+from edgedsl.errors import BundleError, DataError
+from edgedsl.exporters.neighbours import write_neighbours
+from edgedsl.exporters.ngrams import write_ngrams
+from edgedsl.grammar import CompiledGrammar, Grammar, Matcher
+from edgedsl.runtime.drafts import SOURCES, Acceptance, Draft, DraftSources
+
+TOKENIZER = tiny_tokenizer()
+END = TOKENIZER.end_token_ids(tiny_template())[0]
+GRAMMAR = r"""
+start: command (";" command)*
+command: "set" WS ("kitchen" | "hall") WS LEVEL | "say" WS STRING
+LEVEL: /[0-9]{1,3}/
+STRING: /"[a-z ]*"/
+WS: " "
+"""
+PAIRS = (
+    ("kitchen to twenty", "set kitchen 20"),
+    ("hall to five", "set hall 5"),
+    ("the hall at five", "set hall 5"),
+    ("greet the world", 'say "hello world"'),
+)
+
+
+@cache
+def compiled() -> CompiledGrammar:
+    return Grammar(GRAMMAR).compile(TOKENIZER, [END])
+
+
+def encode(text: str) -> list[int]:
+    return TOKENIZER.encode_plain(text)
+
+
+def decode(draft: Draft) -> str:
+    return TOKENIZER.decode(draft.token_ids)
+
+
+def matcher_after(text: str) -> Matcher:
+    matcher = compiled().matcher()
+    for token_id in encode(text):
+        matcher.consume(token_id)
+    return matcher
+
+
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory: pytest.TempPathFactory) -> DraftSources:
+    folder = tmp_path_factory.mktemp("bundle")
+    rows = [(encode(sentence), encode(program)) for sentence, program in PAIRS]
+    size = TOKENIZER.vocab_size
+    write_ngrams(folder / "drafts.ngrams", [program for _, program in rows], vocab_size=size, end_token_id=END)
+    write_neighbours(folder / "drafts.neighbours", rows, vocab_size=size)
+    return DraftSources.from_bundle(folder, TOKENIZER, [END])
+
+
+def propose(sources: DraftSources, sentence: str, program: str, max_tokens: int = 40) -> Draft:
+    return sources.start(sentence).propose(encode(program), matcher_after(program), max_tokens)
+
+
+def bitmask(matcher: Matcher) -> bytes:
+    words = np.zeros(compiled().bitmask_size, np.int32)
+    matcher.fill_bitmask(words)
+    return words.tobytes()
+
+
+TEXTS = st.text('abcdehilnostk "0125;', max_size=12)
+
+
+@given(st.sampled_from([program for _, program in PAIRS]), st.integers(0, 20), TEXTS, st.integers(0, 12))
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_drafts_are_legal_and_leave_the_matcher_where_it_is(
+    sources: DraftSources, program: str, length: int, sentence: str, max_tokens: int
+) -> None:
+    program = program[:length]
+    matcher = matcher_after(program)
+    before = bitmask(matcher)
+    draft = sources.start(sentence).propose(encode(program), matcher, max_tokens)
+    assert matcher.count_accepted(draft.token_ids) == len(draft.token_ids) <= max_tokens
+    assert len(draft.probabilities) == len(draft.sources) == len(draft.token_ids)
+    assert all(0 < probability < 1 for probability in draft.probabilities)
+    assert END not in draft.token_ids
+    assert bitmask(matcher) == before
+
+
+def test_the_grammar_forces_what_it_leaves_no_choice_about(sources: DraftSources) -> None:
+    draft = propose(sources.only(["forced"]), "x", "set ki")
+    assert draft.token_ids
+    assert "tchen ".startswith(decode(draft))
+    assert set(draft.sources) == {"forced"}
+    assert propose(sources.only(["forced"]), "x", "set ").token_ids == []
+    assert propose(sources.only(["forced"]), "x", "set ki", max_tokens=2).token_ids == draft.token_ids[:2]
+
+
+def test_after_a_forced_string_other_sources_go_on(sources: DraftSources) -> None:
+    draft = propose(sources.only(["forced", "ngrams"]), "x", 'say "x";set ki')
+    assert decode(draft) == "tchen 20"
+    assert draft.sources[-1] == "ngrams"
+
+
+def test_ngrams_follow_the_training_programs(sources: DraftSources) -> None:
+    ngrams = sources.only(["ngrams"])
+    assert decode(propose(ngrams, "x", "")) == "set hall 5"  # two of three
+    assert decode(propose(ngrams, "x", "set k")) == "itchen 20"
+    assert propose(ngrams, "x", "set hall 5").token_ids == []  # the end follows
+
+
+def test_neighbours_are_those_of_the_sentence(sources: DraftSources) -> None:
+    neighbours = sources.only(["neighbours"])
+    assert decode(propose(neighbours, "hall to five", "")) == "set hall 5"
+    assert decode(propose(neighbours, "greet the world", "")) == 'say "hello world"'
+    assert decode(propose(neighbours, "twenty for the kitchen", "")) == "set kitchen 20"
+    assert decode(propose(sources, "greet the world", "")) == 'say "hello world"'  # against what the n-grams say
+
+
+def test_neighbours_are_followed_where_the_program_left_them(sources: DraftSources) -> None:
+    neighbours = sources.only(["neighbours"])
+    assert decode(propose(neighbours, "twenty for the kitchen", 'say "x";set')) == " kitchen 20"
+
+
+@pytest.mark.parametrize(
+    ("program", "expected"), [('say "no', "dded at alice"), ('say "al', "ice"), ('say "at a', "lice")]
+)
+def test_words_of_the_sentence_are_copied(sources: DraftSources, program: str, expected: str) -> None:
+    draft = propose(sources.only(["copies"]), "nodded at alice", program, max_tokens=len(expected))
+    assert decode(draft) == expected
+
+
+def test_nothing_is_copied_that_the_sentence_does_not_begin(sources: DraftSources) -> None:
+    assert propose(sources.only(["copies"]), "nodded at alice", 'say "z').token_ids == []
+
+
+def test_a_word_is_copied_in_the_tokens_that_it_has_without_its_space() -> None:
+    tokenizer = tiny_tokenizer((" lamp", "lamp", "lampshade", " lampshade"))
+    sources = DraftSources(tokenizer, [END])
+    drafter = sources.start("the lampshade lamp off")
+    for program in ('"lampshade', '" lampshade'):
+        draft = drafter.propose(tokenizer.encode_plain(program), None, 5)
+        assert tokenizer.decode(draft.token_ids)[0] in " \n"
+    assert len(tokenizer.encode_plain("lampshade")) == 1
+
+
+def test_illegal_tokens_are_cut_off(sources: DraftSources) -> None:
+    copies = sources.only(["copies"])
+    program = encode('say "no')
+    free = copies.start("nod TWICE").propose(program, None, 40)
+    legal = copies.start("nod TWICE").propose(program, matcher_after('say "no'), 40)
+    assert decode(free) == "d TWICE"
+    assert decode(legal) == "d "
+    assert legal.probabilities == free.probabilities[: len(legal.token_ids)]
+
+
+def test_a_switched_off_source_is_not_asked(sources: DraftSources) -> None:
+    for source in SOURCES:
+        draft = propose(sources.only([source]), "greet the world", "set h")
+        assert set(draft.sources) <= {source}
+    assert propose(sources.only([]), "greet the world", "set h").token_ids == []
+
+
+def test_a_draft_is_shortened_to_its_beginning() -> None:
+    draft = Draft([1, 2, 3], [0.5, 0.6, 0.7], ["copies", "ngrams", "forced"])
+    assert draft.shortened(2) == Draft([1, 2], [0.5, 0.6], ["copies", "ngrams"])
+    assert draft.shortened(3) == draft.shortened(9) == draft
+
+
+@pytest.mark.parametrize("share", [0.2, 0.5, 0.8])
+def test_probabilities_come_to_be_what_is_accepted(share: float) -> None:
+    acceptance = Acceptance()
+    assert acceptance.corrected(0.7) == pytest.approx(0.7)
+    rng = np.random.default_rng(0)
+    means = []
+    for _ in range(2000):
+        means.append(acceptance.corrected(0.7))
+        acceptance.learn(means[-1], bool(rng.random() < share))
+    assert np.mean(means[500:]) == pytest.approx(share, abs=0.05)
+
+
+@pytest.mark.parametrize("is_accepted", [True, False])
+def test_the_correction_is_bounded(is_accepted: bool) -> None:
+    acceptance = Acceptance()
+    for _ in range(5000):
+        acceptance.learn(acceptance.corrected(0.5), is_accepted)
+    assert 0.04 < acceptance.corrected(0.5) < 0.96
+    for _ in range(5000):
+        acceptance.learn(acceptance.corrected(0.5), not is_accepted)
+    assert (acceptance.corrected(0.5) > 0.5) is not is_accepted
+
+
+def test_learning_stops_at_the_first_refused_token(sources: DraftSources) -> None:
+    def corrected(num_accepted: int) -> float:
+        fresh = sources.only(SOURCES)
+        fresh.start("x").learn(Draft([1, 2, 3], [0.5, 0.5, 0.5], ["ngrams"] * 3), num_accepted)
+        assert fresh.acceptance["copies"].corrected(0.5) == 0.5
+        return fresh.acceptance["ngrams"].corrected(0.5)
+
+    assert corrected(0) < corrected(1) < corrected(2) < corrected(3)
+    one = sources.only(SOURCES)
+    one.start("x").learn(Draft([1], [0.5], ["ngrams"]), 0)
+    assert corrected(0) == one.acceptance["ngrams"].corrected(0.5)
+
+
+def test_what_was_learned_is_the_same_for_the_next_request(sources: DraftSources) -> None:
+    fresh = sources.only(["ngrams"])
+    before = propose(fresh, "x", "set k").probabilities[0]
+    draft = propose(fresh, "y", "set k")
+    fresh.start("y").learn(draft, 0)
+    assert propose(fresh, "z", "set k").probabilities[0] < before
+
+
+def test_a_bundle_without_indices_drafts_from_grammar_and_sentence(tmp_path: Path) -> None:
+    sources = DraftSources.from_bundle(tmp_path, TOKENIZER, [END])
+    assert decode(propose(sources, "x", "set ki")).startswith("tchen")
+    assert decode(propose(sources, "nodded", 'say "no', max_tokens=4)) == "dded"
+
+
+@pytest.mark.parametrize("name", ["drafts.ngrams", "drafts.neighbours"])
+def test_a_malformed_index_is_refused(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(b"nonsense")
+    with pytest.raises(BundleError, match=name):
+        DraftSources.from_bundle(tmp_path, TOKENIZER, [END])
+
+
+def targets(programs: Sequence[str]) -> list[bench.Target]:
+    return [bench.Target("kitchen to twenty", [*encode(program), END], is_unseen=False) for program in programs]
+
+
+def test_without_drafts_each_call_yields_one_token(sources: DraftSources) -> None:
+    found = bench.replay(sources.only([]), compiled(), targets(["set hall 5"]), 8)
+    assert (found.tokens_per_call, found.drafted) == (1.0, 0)
+    assert found.tokens == len(encode("set hall 5")) + 1
+
+
+def test_a_program_that_is_drafted_whole_takes_the_fewest_calls(sources: DraftSources) -> None:
+    [target] = targets(["set kitchen 20"])
+    for most in (2, 4, 100):
+        found = bench.replay(sources.only(["neighbours"]), compiled(), [target], most)
+        assert found.calls == -(-len(target.token_ids) // (most + 1))
+        assert found.tokens == len(target.token_ids)
+    assert bench.Replay().tokens_per_call is None
+
+
+def test_targets_that_are_no_programs_are_left_out() -> None:
+    pairs = [Pair("1", "a", "set hall 5", "", "f:1"), Pair("2", "b", "no program", "", "f:2")]
+    [target] = bench.targets_of(pairs, pairs[1:], compiled(), TOKENIZER)
+    assert (target.sentence, target.is_unseen) == ("a", True)
+    [target] = bench.targets_of(pairs, pairs, compiled(), TOKENIZER)
+    assert not target.is_unseen
+    with pytest.raises(DataError):
+        bench.targets_of(pairs[1:], pairs, compiled(), TOKENIZER)
+
+
+def test_command_writes_a_result_that_the_table_reads(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    programs = {"a": "set kitchen 20; off hall", "b": "off kitchen; set hall 5; off café"}
+    monkeypatch.setattr(bench.Engine, "from_bundle", lambda *_, **__: scripted_engine(programs))
+    (tmp_path / "manifest.json").write_text("{}")
+    pairs = tmp_path / "pairs.jsonl"
+    pairs.write_text("".join(json.dumps({"prompt": p, "target": t}) + "\n" for p, t in programs.items()))
+    output = tmp_path / "drafts-tiny_box_202611.json"
+    options = {"--bundle": tmp_path, "--train": pairs, "--dev": pairs, "--output": output}
+    arguments = [str(part) for option in options.items() for part in option]
+    assert bench.main(arguments) == 0
+    rows = read_result(output)["rows"]
+    assert len(rows) == 25
+    found = {(row["sources"], row["k"]): row["tokens_per_call"] for row in rows}
+    assert 1 <= found["copies", 8] < found["all", 8] <= 9
+    assert found["all", 2] < found["all", 4] < found["all", 12]
+    capsys.readouterr()
+    arguments[3] = str(tmp_path / "missing.jsonl")
+    assert bench.main(arguments) == DataError.exit_code

@@ -1,0 +1,301 @@
+"""The fused graph against transformers, on random models of every architecture it covers."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+import torch
+from tiny_export import CONTEXT, model_info
+from transformers import (
+    AutoModelForCausalLM,
+    Gemma2Config,
+    Gemma3TextConfig,
+    GPT2Config,
+    GraniteConfig,
+    LlamaConfig,
+    MistralConfig,
+    Phi3Config,
+    Qwen2Config,
+    Qwen3Config,
+    SmolLM3Config,
+)
+
+from edgedsl.errors import ExportError
+from edgedsl.exporters.blockwise import Recipe
+from edgedsl.exporters.calibration import input_moments
+from edgedsl.exporters.fused import FusedExporter, exporter, packed_moments, uncovered
+from edgedsl.exporters.fused.plan import plan_of
+from edgedsl.exporters.quantize import quantize_model
+from edgedsl.runtime.decoder import Decoder
+
+VOCABULARY = 120
+SHAPE: dict[str, Any] = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 256,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": 0,
+}
+LLAMA3 = {
+    "rope_type": "llama3", "factor": 8.0, "high_freq_factor": 4.0, "low_freq_factor": 1.0,
+    "original_max_position_embeddings": 32,
+}  # fmt: skip
+YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64}
+LONG = {"type": "longrope", "short_factor": [1.0] * 3 + [1.5] * 5, "long_factor": [4.0] * 8}
+GEMMA: dict[str, Any] = {"head_dim": 32, "sliding_window": 8, "query_pre_attn_scalar": 24}
+GRANITE: dict[str, Any] = {
+    "embedding_multiplier": 3.0, "logits_scaling": 2.0, "residual_multiplier": 0.5, "attention_multiplier": 0.1,
+}  # fmt: skip
+CASES: dict[str, Any] = {
+    "llama": LlamaConfig(**SHAPE),
+    "llama, tied, rotary scaling of 3.x": LlamaConfig(**SHAPE, tie_word_embeddings=True, rope_scaling=LLAMA3),
+    "llama, yarn": LlamaConfig(**SHAPE, rope_scaling=YARN),
+    "llama, biases": LlamaConfig(**SHAPE, attention_bias=True, mlp_bias=True),
+    "mistral": MistralConfig(**SHAPE, sliding_window=None),
+    "mistral, window": MistralConfig(**SHAPE, sliding_window=8),
+    "qwen2": Qwen2Config(**SHAPE),
+    "qwen2, window": Qwen2Config(**SHAPE, use_sliding_window=True, sliding_window=8, max_window_layers=1),
+    "qwen3": Qwen3Config(**SHAPE, head_dim=32),
+    "gemma2": Gemma2Config(**SHAPE, **GEMMA, attn_logit_softcapping=5.0, final_logit_softcapping=3.0),
+    "gemma3": Gemma3TextConfig(**SHAPE, **GEMMA, layer_types=["sliding_attention", "full_attention"]),
+    "phi3": Phi3Config(**SHAPE, sliding_window=8),
+    "phi3, longrope": Phi3Config(**SHAPE, original_max_position_embeddings=128, rope_scaling=LONG),
+    "phi3, partly rotary": Phi3Config(
+        **{**SHAPE, "num_attention_heads": 2, "num_key_value_heads": 2}, partial_rotary_factor=0.5
+    ),
+    "smollm3": SmolLM3Config(**SHAPE, no_rope_layers=[1, 0]),
+    "smollm3, window": SmolLM3Config(**SHAPE, no_rope_layers=[1, 0], use_sliding_window=True, sliding_window=8),
+    "granite": GraniteConfig(**SHAPE, **GRANITE),
+    "granite, biases": GraniteConfig(**SHAPE, **GRANITE, attention_bias=True, mlp_bias=True),
+}
+ROW = [int(i) for i in np.random.default_rng(1).integers(3, VOCABULARY, 40)]
+PREFILL = 20
+
+
+def make_model(config: Any) -> Any:
+    """A random model in which every parameter matters."""
+    torch.manual_seed(0)
+    # sdpa leaves out the soft cap of the scores.
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation="eager").eval()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.normal_(0.0, 0.3 if "norm" in name or name.endswith("bias") else 0.15)
+            if "norm" in name:
+                parameter.add_(1.0)
+    return model
+
+
+def reference(model: Any) -> np.ndarray:
+    with torch.inference_mode():
+        logits: np.ndarray = model(torch.tensor([ROW])).logits[0].numpy()
+    return logits
+
+
+def make_decoder(model: Any, folder: Path) -> Decoder:
+    graph = FusedExporter().export(model, folder, context_length=CONTEXT, has_num_logits=False)
+    return Decoder(graph.path, model_info(model.config, graph.kv_layout), num_threads=1)
+
+
+def run(path: Path, model: Any, **inputs: Any) -> np.ndarray:
+    """Logits of one call over an empty shared cache."""
+    session = ort.InferenceSession(path, providers=["CPUExecutionProvider"])
+    tokens = np.array([ROW], np.int64)
+    info = model_info(model.config, "shared")
+    cache = np.zeros((1, info.num_kv_heads, CONTEXT, info.head_dim), np.float32)
+    past = {value.name: cache for value in session.get_inputs() if value.name.startswith("past_key_values.")}
+    logits: np.ndarray = session.run(
+        ["logits"], {"input_ids": tokens, "attention_mask": np.ones_like(tokens), **past, **inputs}
+    )[0]
+    return logits[0]
+
+
+# Parity
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_logits_are_those_of_transformers(name: str, tmp_path: Path) -> None:
+    model = make_model(CASES[name])
+    expected = reference(model)
+    decoder = make_decoder(model, tmp_path)
+    np.testing.assert_allclose(decoder.forward_all(ROW), expected, atol=1e-4)
+    for num_tokens in (1, 5):  # steps, and calls with drafts
+        decoder.reset()
+        decoder.forward(ROW[:PREFILL])
+        starts = range(PREFILL, len(ROW), num_tokens)
+        found = [decoder.forward_all(ROW[start : start + num_tokens]).copy() for start in starts]
+        np.testing.assert_allclose(np.concatenate(found), expected[PREFILL:], atol=1e-4)
+
+
+WRONG: dict[str, tuple[str, dict[str, Any]]] = {
+    "window": ("mistral, window", {"windows": (9, 9)}),
+    "no window": ("phi3", {"windows": (None, None)}),
+    "windows of the other layers": ("gemma3", {"windows": (None, 8)}),
+    "rotary where there is none": ("smollm3", {"rotary": ("full_attention",) * 2}),
+    "one rotary table for all layers": ("gemma3", {"rotary": ("full_attention",) * 2}),
+    "scale of the scores": ("gemma2", {"attention_scale": 32**-0.5}),
+    "soft cap of the scores": ("gemma2", {"attention_softcap": 0.0}),
+    "soft cap of the logits": ("gemma2", {"logits_softcap": 0.0}),
+    "weights of norms": ("gemma2", {"norm_offset": 0.0}),
+    "scale of embeddings": ("granite", {"embedding_scale": 1.0}),
+    "scale of updates": ("granite, biases", {"residual_scale": 1.0}),
+    "scale of logits": ("granite", {"logits_scale": 1.0}),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_parity_would_see_a_wrong_plan(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    case, change = WRONG[name]
+    model = make_model(CASES[case])
+    monkeypatch.setattr(exporter, "plan_of", lambda config: replace(plan_of(config), **change))
+    assert np.abs(make_decoder(model, tmp_path).forward_all(ROW) - reference(model)).max() > 1e-3
+
+
+def test_rows_of_different_length_share_a_step(tmp_path: Path) -> None:
+    """Lengths come from the mask: a batch of one token each equals single runs."""
+    model = make_model(CASES["gemma3"])
+    decoder = make_decoder(model, tmp_path)
+    lengths, expected, caches = (21, 12), [], []
+    for length in lengths:
+        decoder.reset()
+        decoder.forward(ROW[: length - 1])
+        expected.append(decoder.forward([ROW[length - 1]]).copy())
+        caches.append([buffer.numpy().copy() for buffer in decoder._kv])
+    mask = np.zeros((2, max(lengths)), np.int64)
+    for row, length in enumerate(lengths):
+        mask[row, :length] = 1
+    names = [past for past, _ in decoder._kv_names()]
+    past = {name: np.concatenate(pair) for name, pair in zip(names, zip(*caches, strict=True), strict=True)}
+    tokens = np.array([[ROW[length - 1]] for length in lengths])
+    found = decoder.session.run(["logits"], {"input_ids": tokens, "attention_mask": mask, **past})[0]
+    np.testing.assert_allclose(found[:, 0], expected, atol=1e-5)
+
+
+# The head
+
+
+@pytest.mark.parametrize("num_logits", [0, 1, 3])
+def test_only_the_last_positions_have_logits(num_logits: int, tmp_path: Path) -> None:
+    model = make_model(CASES["gemma2"])
+    graph = FusedExporter().export(model, tmp_path, context_length=CONTEXT, has_num_logits=True)
+    found = run(graph.path, model, num_logits=np.array([num_logits]))
+    np.testing.assert_allclose(found, reference(model)[-num_logits:], atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["llama", "llama, tied, rotary scaling of 3.x"])
+def test_only_some_tokens_have_logits(name: str, tmp_path: Path) -> None:
+    model = make_model(CASES[name])
+    token_ids = [7, 2, 119, 30]
+    graph = FusedExporter().export(
+        model, tmp_path, context_length=CONTEXT, has_num_logits=False, head_token_ids=token_ids
+    )
+    np.testing.assert_allclose(run(graph.path, model), reference(model)[:, token_ids], atol=1e-4)
+
+
+@pytest.mark.parametrize("token_id", [-1, VOCABULARY])
+def test_a_token_outside_the_vocabulary_has_no_logit(token_id: int, tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match=f"token {token_id} is not in the model's vocabulary of {VOCABULARY}"):
+        FusedExporter().export(
+            make_model(CASES["llama"]), tmp_path, context_length=CONTEXT, head_token_ids=[5, token_id]
+        )
+
+
+# The file
+
+
+def test_graph_is_of_fused_operators_with_the_weights_beside_it(tmp_path: Path) -> None:
+    path = (
+        FusedExporter().export(make_model(CASES["llama"]), tmp_path, context_length=CONTEXT, has_num_logits=False).path
+    )
+    graph = onnx.load(path, load_external_data=False).graph
+    operators = [node.op_type for node in graph.node]
+    counts = {name: operators.count(name) for name in ("MatMul", "GroupQueryAttention", "Add", "Gather")}
+    assert counts == {"MatMul": 2 * 4 + 1, "GroupQueryAttention": 2, "Add": 0, "Gather": 2}
+    assert operators.count("SkipSimplifiedLayerNormalization") == 2 * 2
+    large = [weight for weight in graph.initializer if weight.ByteSize() > 1024]
+    assert not large  # all of them are references
+    places = {entry.value for weight in graph.initializer for entry in weight.external_data if entry.key == "location"}
+    assert places == {"model.onnx.data"}
+    assert {file.name for file in tmp_path.iterdir()} == {"model.onnx", "model.onnx.data"}
+    used = {name for node in graph.node for name in node.input}
+    assert {weight.name for weight in graph.initializer} <= used
+    assert {value.name for value in graph.input} <= used
+
+
+def test_quantising_finds_every_weight_and_its_moments(tmp_path: Path) -> None:
+    model = make_model(CASES["qwen2"])
+    path = FusedExporter().export(model, tmp_path, context_length=CONTEXT, has_num_logits=False).path
+    graph = onnx.load(path)
+    moments = packed_moments(input_moments(model, [ROW]))
+    matmuls = {node.name for node in graph.graph.node if node.op_type == "MatMul"}
+    assert "/model/layers.1/self_attn/qkv_proj/MatMul" in matmuls
+    assert "/lm_head/MatMul" in matmuls
+    assert matmuls <= set(moments)
+    recipe = Recipe(bits=8, is_calibrated=True, accuracy_level=0)
+    quantize_model(graph, recipe, moments)
+    operators = {node.op_type for node in graph.graph.node}
+    assert {"MatMulNBits", "GatherBlockQuantized"} <= operators
+    assert "MatMul" not in operators
+    quantized = tmp_path / "quantized.onnx"
+    onnx.save(graph, quantized)
+    np.testing.assert_allclose(run(quantized, model), reference(model), atol=0.1)
+
+
+# Refusals
+
+REFUSED: dict[str, tuple[Any, str]] = {
+    "another architecture": (GPT2Config(), "architecture 'gpt2' is none of gemma2, "),
+    "narrow heads": (LlamaConfig(**SHAPE, head_dim=8), "heads are 8 wide"),
+    "activation": (LlamaConfig(**SHAPE, hidden_act="gelu"), "activation 'gelu'"),
+    "looks ahead": (Gemma3TextConfig(**SHAPE, head_dim=16, use_bidirectional_attention=True), "looks ahead"),
+    "longrope": (
+        Phi3Config(**SHAPE, original_max_position_embeddings=CONTEXT - 1, rope_scaling=LONG),
+        f"'longrope' changes at {CONTEXT - 1} positions",
+    ),
+    "dynamic": (
+        LlamaConfig(
+            **{**SHAPE, "max_position_embeddings": CONTEXT - 1}, rope_scaling={"rope_type": "dynamic", "factor": 2.0}
+        ),
+        "'dynamic' changes",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_is_not_covered_is_an_export_error(name: str, tmp_path: Path) -> None:
+    config, reason = REFUSED[name]
+    assert reason in uncovered(config, CONTEXT)
+
+    class Model:
+        pass
+
+    model = Model()
+    model.config = config  # type: ignore[attr-defined]
+    with pytest.raises(ExportError, match="does not cover this model") as error:
+        FusedExporter().export(model, tmp_path, context_length=CONTEXT, has_num_logits=False)
+    assert error.value.hint == "export with '--graph optimum'"
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_parameter_that_the_graph_would_leave_out_is_refused(tmp_path: Path) -> None:
+    model = make_model(CASES["llama"])
+    model.model.layers[1].self_attn.register_parameter("sinks", torch.nn.Parameter(torch.zeros(4)))
+    with pytest.raises(ExportError, match=r"has 'model\.layers\.1\.self_attn\.sinks'"):
+        FusedExporter().export(model, tmp_path, context_length=CONTEXT, has_num_logits=False)
+
+
+def test_a_parameter_that_is_missing_is_refused(tmp_path: Path) -> None:
+    model = make_model(CASES["llama"])
+    del model.model.layers[1].mlp.down_proj
+    with pytest.raises(ExportError, match=r"has no 'model\.layers\.1\.mlp\.down_proj\.weight'"):
+        FusedExporter().export(model, tmp_path, context_length=CONTEXT, has_num_logits=False)

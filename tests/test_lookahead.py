@@ -1,0 +1,159 @@
+"""Drafts change how often the model is called, and nothing that it says."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tiny_export import TinyOnnx
+
+from edgedsl.bundle.schema import FileEntry
+from edgedsl.runtime import call_costs
+from edgedsl.runtime.call_costs import SIZES, CallCosts
+from edgedsl.runtime.decoder import Decoder
+from edgedsl.runtime.drafts import Draft
+from edgedsl.runtime.lookahead import MAX_DRAFT, Lookahead
+
+FLAT = CallCosts((1.0,) * len(SIZES))  # drafts cost nothing
+STEEP = CallCosts(tuple(float(size) for size in SIZES))  # a drafted token costs half a call of two
+PROMPT = [int(i) for i in np.random.default_rng(1).integers(0, 256, 12)]
+
+
+@dataclass
+class Oracle:
+    """Drafts that are right for a while, then wrong."""
+
+    text: list[int]
+    num_right: int
+    learned: list[int] = field(default_factory=list)
+
+    def propose(self, token_ids: Sequence[int], matcher: Any, max_tokens: int) -> Draft:
+        start = len(token_ids)
+        drafted = [
+            token_id if number < self.num_right else (token_id + 1) % 256
+            for number, token_id in enumerate(self.text[start : start + max_tokens])
+        ]
+        return Draft(drafted, [0.9] * len(drafted))
+
+    def learn(self, draft: Draft, num_accepted: int) -> None:
+        self.learned.append(num_accepted)
+
+
+def greedy(ahead: Lookahead, length: int) -> tuple[list[int], np.ndarray]:
+    matcher: Any = SimpleNamespace()
+    rows = [ahead.start(PROMPT, matcher, length).copy()]
+    token_ids = [int(rows[-1].argmax())]
+    while len(token_ids) < length:
+        rows.append(ahead.after(token_ids, matcher, length - len(token_ids)).copy())
+        token_ids.append(int(rows[-1].argmax()))
+    ahead.finish()
+    return token_ids, np.array(rows)
+
+
+@pytest.mark.parametrize("num_right", [0, 1, 3, 99])
+def test_drafts_leave_the_tokens_as_they_are_and_save_calls(tiny_onnx: TinyOnnx, num_right: int) -> None:
+    plain = Lookahead(tiny_onnx.shared())
+    wanted, wanted_rows = greedy(plain, 40)
+    assert plain.num_calls == 40
+    oracle = Oracle(wanted, num_right)
+    drafted = Lookahead(tiny_onnx.shared(), FLAT, oracle)  # type: ignore[arg-type]
+    token_ids, rows = greedy(drafted, 40)
+    assert token_ids == wanted
+    np.testing.assert_allclose(rows, wanted_rows, atol=1e-5)
+    if num_right == 0:
+        assert drafted.num_calls == 40
+        assert drafted.num_accepted == 0
+    else:
+        assert drafted.num_calls == pytest.approx(40 / (1 + min(num_right, MAX_DRAFT)), abs=2)
+        assert drafted.num_accepted == sum(oracle.learned) == 40 - drafted.num_calls
+    assert drafted.num_drafted >= drafted.num_accepted
+
+
+def test_no_more_is_drafted_than_pays(tiny_onnx: TinyOnnx) -> None:
+    wanted, _ = greedy(Lookahead(tiny_onnx.shared()), 20)
+    ahead = Lookahead(tiny_onnx.shared(), STEEP, Oracle(wanted, 99))  # type: ignore[arg-type]
+    assert greedy(ahead, 20)[0] == wanted
+    assert ahead.num_drafted == ahead.num_calls - 1  # one a call is free, since no call has one token only
+
+
+def test_a_draft_stays_inside_context_and_budget(tiny_onnx: TinyOnnx) -> None:
+    decoder = tiny_onnx.shared()
+    room = decoder.info.context_length - len(PROMPT)
+    wanted, _ = greedy(Lookahead(tiny_onnx.shared()), room)
+    ahead = Lookahead(decoder, FLAT, Oracle([*wanted, *[0] * 40], 99))  # type: ignore[arg-type]
+    assert greedy(ahead, room)[0] == wanted
+    longest = []
+    oracle = Oracle([1] * 40, 99)
+    oracle.propose = lambda *args: longest.append(args[2]) or Draft([], [])  # type: ignore[method-assign, func-returns-value]
+    ahead = Lookahead(tiny_onnx.shared(), FLAT, oracle)  # type: ignore[arg-type]
+    greedy(ahead, 6)
+    assert longest == [6, 5, 4, 3, 2, 1]
+
+
+@given(
+    st.lists(st.floats(0, 1), max_size=MAX_DRAFT),
+    st.lists(st.floats(0.1, 9), min_size=len(SIZES), max_size=len(SIZES)),
+    st.integers(1, 40),
+)
+def test_the_best_length_gains_most(probabilities: list[float], ms: list[float], num_certain: int) -> None:
+    costs = CallCosts(tuple(sorted(ms)))
+
+    def gain(length: int) -> float:
+        saved = sum(float(np.prod(probabilities[: n + 1])) for n in range(length)) * costs.of(1) / 2
+        return saved - (costs.of(num_certain + length) - costs.of(num_certain))
+
+    best = costs.best_length(probabilities, num_certain)
+    assert gain(best) == pytest.approx(max(gain(n) for n in range(len(probabilities) + 1)), abs=1e-9)
+
+
+def test_costs_between_and_beyond_the_measured_sizes() -> None:
+    costs = CallCosts((2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 20.0))
+    assert [costs.of(n) for n in (1, 2, 5, 16, 18)] == [2.0, 2.0, 5.0, 20.0, 24.0]
+
+
+def manifest(sha256: str) -> Any:
+    return SimpleNamespace(files={"model.onnx": FileEntry(sha256, 1), "tokenizer.json": FileEntry("0", 1)})
+
+
+def test_costs_are_measured_once_per_bundle_and_machine(
+    tiny_onnx: TinyOnnx, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoder = tiny_onnx.shared()
+    measured: list[Decoder] = []
+    real = call_costs.measure
+    monkeypatch.setattr(call_costs, "measure", lambda found: measured.append(found) or real(found))  # type: ignore[func-returns-value]
+    first = call_costs.load_or_measure(decoder, manifest("a"), 1, tmp_path)
+    assert list(first.ms) == sorted(first.ms)
+    assert first.ms[0] > 0
+    assert decoder.length == 0
+    assert call_costs.load_or_measure(decoder, manifest("a"), 1, tmp_path) == first
+    assert len(measured) == 1
+    call_costs.load_or_measure(decoder, manifest("b"), 1, tmp_path)
+    call_costs.load_or_measure(decoder, manifest("a"), 2, tmp_path)
+    assert len(measured) == 3
+
+
+@pytest.mark.parametrize("content", ["", "{}", "[1]", "[7, 6, 5, 4, 3, 2, 1]", '["a"]', "[NaN, 1, 1, 1, 1, 1, 1]"])
+def test_a_damaged_file_of_costs_is_measured_anew(tiny_onnx: TinyOnnx, tmp_path: Path, content: str) -> None:
+    call_costs.load_or_measure(tiny_onnx.shared(), manifest("a"), 1, tmp_path)
+    (path,) = (tmp_path / "call-costs").iterdir()
+    path.write_text(content, encoding="utf-8")
+    costs = call_costs.load_or_measure(tiny_onnx.shared(), manifest("a"), 1, tmp_path)
+    assert len(costs.ms) == len(SIZES)
+    assert json.loads(path.read_text(encoding="utf-8")) == list(costs.ms)
+
+
+def test_a_cache_that_cannot_be_written_to_is_no_error(
+    tiny_onnx: TinyOnnx, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "call-costs").write_text("a file, no folder", encoding="utf-8")
+    assert call_costs.load_or_measure(tiny_onnx.shared(), manifest("a"), 1, tmp_path).ms[0] > 0
+    assert "could not be kept" in caplog.text

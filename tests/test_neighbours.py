@@ -1,0 +1,123 @@
+"""The index of training sentences, against cosines worked out one by one, and malformed files."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from edgedsl.errors import BundleError, ExportError
+from edgedsl.exporters import neighbours as exporter
+from edgedsl.exporters.neighbours import write_neighbours
+from edgedsl.runtime.neighbours import NeighbourIndex, rarity
+
+VOCAB = 40
+Rows = list[tuple[list[int], list[int]]]
+sentences = st.lists(st.integers(0, VOCAB - 1), max_size=8)
+rows_of_pairs = st.lists(st.tuples(sentences, st.lists(st.integers(0, 3), max_size=4)), min_size=1, max_size=20)
+quick = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+ROWS: Rows = [([1, 2, 3], [5, 6]), ([1, 2, 4], [5, 6]), ([1, 9], [7]), ([8], [])]
+
+
+def build(folder: Path, rows: Rows) -> NeighbourIndex:
+    write_neighbours(folder / "x", rows, vocab_size=VOCAB)
+    return NeighbourIndex.from_file(folder / "x", VOCAB)
+
+
+def likeness(rows: Rows, sentence: list[int]) -> dict[tuple[int, ...], float]:
+    """Vote of each program by the definition: cosines, to the fourth power, the best one 1."""
+    distinct = list(dict.fromkeys((frozenset(words), tuple(target)) for words, target in rows))
+    frequency = {word: sum(word in words for words, _ in distinct) for words, _ in distinct for word in words}
+    weight = {word: rarity(len(distinct), count) for word, count in frequency.items()}
+    cosines = []
+    for words, target in distinct:
+        length = math.sqrt(sum(weight.get(word, 0) ** 2 for word in words))
+        shared = sum(weight.get(word, 0) ** 2 for word in words & set(sentence))
+        cosines.append((target, shared / length if length else 0.0))
+    best = max(cosine for _, cosine in cosines)
+    votes: dict[tuple[int, ...], float] = {}
+    for target, cosine in cosines:
+        if cosine > 0:
+            votes[target] = votes.get(target, 0.0) + (cosine / best) ** 4
+    return votes
+
+
+@given(rows_of_pairs, sentences)
+@quick
+def test_votes_are_the_cosines(tmp_path: Path, rows: Rows, sentence: list[int]) -> None:
+    found = {tuple(token_ids): vote for token_ids, vote in build(tmp_path, rows).nearest(sentence, 100)}
+    assert found == pytest.approx(likeness(rows, sentence), rel=1e-4)
+
+
+def test_the_best_come_first_and_no_more_than_asked_for(tmp_path: Path) -> None:
+    index = build(tmp_path, [*ROWS, *(([20 + n], [n]) for n in range(12))])
+    assert [found.token_ids for found in index.nearest([1, 9], 100)] == [[7], [5, 6]]
+    assert [found.token_ids for found in index.nearest([1, 9], 1)] == [[7]]
+    assert index.nearest([39], 5) == []
+    assert index.nearest([], 5) == []
+
+
+def test_more_rows_than_wanted_are_thinned_out_evenly(tmp_path: Path) -> None:
+    rows: Rows = [([n], [n]) for n in range(10)]
+    assert write_neighbours(tmp_path / "x", rows, vocab_size=VOCAB, max_rows=5) == 5
+    index = NeighbourIndex.from_file(tmp_path / "x", VOCAB)
+    assert [bool(index.nearest([n], 1)) for n in range(10)] == [True, False] * 5
+
+
+def test_the_same_pairs_give_the_same_bytes(tmp_path: Path) -> None:
+    build(tmp_path, ROWS)
+    first = (tmp_path / "x").read_bytes()
+    build(tmp_path, [([*reversed(words), words[0]], target) for words, target in ROWS] + ROWS)
+    assert (tmp_path / "x").read_bytes() == first
+
+
+@pytest.mark.parametrize("rows", [[], [([VOCAB], [1])], [([1], [VOCAB])], [([1], [-1])]])
+def test_what_cannot_be_indexed_is_refused(tmp_path: Path, rows: Rows) -> None:
+    with pytest.raises(ExportError):
+        write_neighbours(tmp_path / "x", rows, vocab_size=VOCAB)
+    assert not (tmp_path / "x").exists()
+
+
+def test_another_tokenizer_is_refused(tmp_path: Path) -> None:
+    build(tmp_path, ROWS)
+    with pytest.raises(BundleError, match="made for 40 tokens, the tokenizer has 41"):
+        NeighbourIndex.from_file(tmp_path / "x", 41)
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 2000), st.integers(0, 255)), max_size=6),
+    st.one_of(st.none(), st.integers(0, 2000)),
+    st.binary(max_size=20),
+)
+@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_a_malformed_file_never_crashes(
+    tmp_path: Path, changes: list[tuple[int, int]], length: int | None, more: bytes
+) -> None:
+    write_neighbours(tmp_path / "x", ROWS, vocab_size=VOCAB)
+    whole = (tmp_path / "x").read_bytes()
+    content = bytearray(whole[:length] + more)
+    for place, value in changes:
+        if content:
+            content[place % len(content)] = value
+    (tmp_path / "x").write_bytes(content)
+    try:
+        index = NeighbourIndex.from_file(tmp_path / "x", VOCAB)
+    except BundleError:
+        assert content != whole
+        return
+    for sentence in ([], [1], [1, 2, 8, 9]):
+        for token_ids, vote in index.nearest(sentence, 2):
+            assert vote > 0
+            assert all(0 <= token_id < VOCAB for token_id in token_ids)
+
+
+def test_common_tokens_are_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows: Rows = [([1, 10 + n], [n]) for n in range(8)]
+    assert len(build(tmp_path, rows).nearest([1], 4)) == 4
+    monkeypatch.setattr(exporter, "SHORT", 1)
+    index = build(tmp_path, rows)
+    assert index.nearest([1], 4) == []
+    assert [found.token_ids for found in index.nearest([1, 12], 4)] == [[2]]
