@@ -3,6 +3,7 @@
 # make lint     ruff, mypy on the installed wheel make docs       write the generated pages
 # make smoke    the wheel in an environment of its own, runtime packages only
 # make lock     resolve requirements.lock anew   make clean      remove what make built
+# make bench-peers PROJECT=folder [QUICK=1] [PEER_LIST=...]       edgedsl beside llama.cpp and others; environments in PEERS
 #
 # Everything runs in .venv, which is built from requirements.lock when that or pyproject.toml changes. PYTHON picks the interpreter.
 
@@ -13,8 +14,10 @@ INSTALLED := $(VENV)/.installed
 TYPED := $(VENV)/typed
 # --no-compile: a third less time to install; Python compiles what is imported.
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check
+PROJECT ?= demo
+PEERS ?= .peers
 
-.PHONY: demo test slow lint wheel smoke docs docs-check lock clean
+.PHONY: bench-peers demo test slow lint wheel smoke docs docs-check lock clean
 .DEFAULT_GOAL := test
 
 $(INSTALLED): requirements.lock pyproject.toml
@@ -57,6 +60,11 @@ docs: $(INSTALLED)
 
 docs-check: $(INSTALLED)
 	$(BIN)/python docs/generate_cli.py --check
+
+# Its last line of output is one JSON object of the ratios. The first time it makes the peers' environments, which takes long.
+bench-peers: $(INSTALLED)
+	$(BIN)/python -m edgedsl.bench.peers all --project $(PROJECT) --folder $(PEERS) \
+	  $(if $(PEER_LIST),--peers $(PEER_LIST)) $(if $(QUICK),--quick)
 
 lock:
 	PYTHON=$(PYTHON) packaging/lock.sh

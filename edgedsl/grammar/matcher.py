@@ -46,7 +46,12 @@ class Grammar:
         self.catalogue = catalogue
         try:
             self.lark = Lark(source, parser="lalr", lexer="contextual", start=START)
-        except (LarkError, RecursionError, OSError) as exc:  # OSError: an %import of a file that is not there
+        except OSError as exc:  # an %import
+            raise GrammarError(
+                f"grammar '{name}' does not compile: '{exc.filename}' cannot be read",
+                hint="a grammar is one file: write into it what %import takes from others",
+            ) from exc
+        except (LarkError, RecursionError) as exc:
             raise GrammarError(
                 f"grammar '{name}' does not compile: {_first_lines(exc)}", hint="see the Lark grammar reference"
             ) from exc

@@ -25,7 +25,6 @@ COMPILE = Limits()
 # What a check does beyond compiling grows with the targets that it is given.
 CHECK = Limits(more_cpu_s=600, wall_s=1800)
 _ENDLESS = "'edgedsl grammar check' looks for rules that never end"
-_ONE_FILE = "a grammar is one file: write into it what %import takes from others"
 
 
 @dataclass(frozen=True)
@@ -146,10 +145,7 @@ def _text(path: Path | None) -> str | None:
 
 
 def _work(request: dict[str, Any], limits: Limits) -> Any:
-    try:
-        return {"compile": _compile, "check": _check, "import": _import}[request["job"]](request, limits)
-    except OSError as exc:  # Lark's, of a file that %import names
-        raise GrammarError(f"'{exc.filename}' cannot be read: {exc.strerror or exc}", hint=_ONE_FILE) from exc
+    return {"compile": _compile, "check": _check, "import": _import}[request["job"]](request, limits)
 
 
 def _compile(request: dict[str, Any], limits: Limits) -> int:
