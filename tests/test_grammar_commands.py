@@ -142,7 +142,7 @@ def test_a_shipped_grammar_is_clean() -> None:
 
 
 BAD: dict[str, tuple[str, str, str, str]] = {
-    "not Lark": ("start: (", "not a grammar", "error", "is not a Lark grammar"),
+    "not Lark": ("start: (", "not a grammar", "error", "does not compile"),
     "no start": ('begin: "a"', "no start rule", "error", "'start'"),
     "undefined": ('start: "a" other', "not a grammar", "error", "other"),
     "reduce": (

@@ -46,15 +46,8 @@ class Grammar:
         self.catalogue = catalogue
         try:
             self.lark = Lark(source, parser="lalr", lexer="contextual", start=START)
-        except OSError as exc:  # an %import
-            raise GrammarError(
-                f"grammar '{name}' does not compile: '{exc.filename}' cannot be read",
-                hint="a grammar is one file: write into it what %import takes from others",
-            ) from exc
-        except (LarkError, RecursionError) as exc:
-            raise GrammarError(
-                f"grammar '{name}' does not compile: {_first_lines(exc)}", hint="see the Lark grammar reference"
-            ) from exc
+        except (LarkError, RecursionError, OSError) as exc:
+            raise lark_failure(exc, name) from exc
         try:
             self.decoding_source = self._decoding_source()
             self._compiled: str = llguidance.grammar_from("lark", self.decoding_source)
@@ -351,6 +344,18 @@ class Matcher:
                 hint="simplify the grammar: long lists and free text are what meets a limit",
             )
         raise MatcherError("the grammar engine failed; the program was discarded")
+
+
+def lark_failure(exc: Exception, name: str) -> GrammarError:
+    """What Lark's error means; it opens files that an %import names, and says so with an OSError."""
+    if isinstance(exc, OSError):
+        return GrammarError(
+            f"grammar '{name}' does not compile: '{exc.filename}' cannot be read",
+            hint="a grammar is one file: write into it what %import takes from others",
+        )
+    return GrammarError(
+        f"grammar '{name}' does not compile: {_first_lines(exc)}", hint="see the Lark grammar reference"
+    )
 
 
 def _where(text: str, exc: UnexpectedInput) -> str:

@@ -14,9 +14,8 @@ from lark.grammar import Rule
 from lark.lexer import PatternStr, TerminalDef
 from lark.load_grammar import load_grammar
 
-from edgedsl.errors import GrammarError
 from edgedsl.grammar.authoring.findings import ERROR, WARNING, Finding
-from edgedsl.grammar.matcher import START
+from edgedsl.grammar.matcher import START, lark_failure
 
 # Rules that Lark makes of `*`, `+` and templates: their owner is the rule they were written in.
 _MADE = re.compile(r"__(?P<owner>.+?)_(?:star|plus|repeat_a\d+_b\d+(?:_opt)?)_\d+$")
@@ -40,9 +39,8 @@ class Structure:
             load: Any = load_grammar  # Lark does not type it
             self.parsed: Any = load(source, name, [], False)[0]
             terminals, rules, ignored = self.parsed.compile([START], "*")
-        except (LarkError, RecursionError) as exc:
-            text = " ".join(line.strip() for line in str(exc).splitlines()[:3])
-            raise GrammarError(f"grammar '{name}' is not a Lark grammar: {text or type(exc).__name__}") from exc
+        except (LarkError, RecursionError, OSError) as exc:
+            raise lark_failure(exc, name) from exc
         self.rules: list[Rule] = rules
         self.ignored: tuple[str, ...] = tuple(ignored)
         self.terminals: dict[str, TerminalDef] = {terminal.name: terminal for terminal in terminals}
