@@ -1,0 +1,173 @@
+"""edgedsl beside its peers.
+
+``setup`` makes the environment of a peer, ``weights`` merges a project's adapter, ``run`` measures, and ``all`` does
+the three for a project that has an adapter and a bundle. The last line of standard output of ``run`` and ``all`` is one
+JSON object of the ratios.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import re
+import sys
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from edgedsl import machine
+from edgedsl.bench.command import write_result
+from edgedsl.bench.peers import environments
+from edgedsl.bench.peers.measure import Plan, measure, parse_specs
+from edgedsl.bench.peers.specs import PEERS, Spec
+from edgedsl.bench.peers.weights import write_weights
+from edgedsl.config import PROJECT_FILE, Config, load_config
+from edgedsl.errors import ConfigError, EdgeDSLError
+
+DEFAULT_PEERS = "llama-cpp,genai,transformers"
+QUICK = 20
+QUICK_S = 360.0  # of ten minutes; loading and building a model take the rest
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Command line; returns the exit code."""
+    options = _parser().parse_args(arguments)
+    action: Callable[[argparse.Namespace], int] = options.action
+    try:
+        return action(options)
+    except EdgeDSLError as exc:
+        print(f"error: {exc}" + (f"\nhint: {exc.hint}" if exc.hint else ""), file=sys.stderr)
+        return exc.exit_code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m edgedsl.bench.peers", description=__doc__)
+    commands = parser.add_subparsers(required=True)
+    setup = commands.add_parser("setup", help="make a peer's environment")
+    setup.add_argument("peer", choices=list(PEERS))
+    setup.set_defaults(action=_setup)
+    weights = commands.add_parser("weights", help="merge a project's adapter into its base model")
+    weights.add_argument("--project", type=Path, required=True, help="project folder")
+    weights.add_argument("--output", type=Path, required=True, help="folder to write")
+    weights.set_defaults(action=_weights)
+    run = commands.add_parser("run", help="measure a bundle beside its peers")
+    run.add_argument("--bundle", type=Path, required=True, action="append", help="bundle folder; the first is compared")
+    run.add_argument("--merged", type=Path, required=True, help="what 'weights' wrote")
+    run.add_argument("--pairs", type=Path, required=True, help="pairs to ask")
+    run.set_defaults(action=lambda options: _measured(options, _plan(options)))
+    whole = commands.add_parser("all", help="setup, weights and run")
+    whole.add_argument("--project", type=Path, required=True, help="project folder with an adapter and a bundle")
+    whole.set_defaults(action=_all)
+    for command in (setup, run, whole):
+        command.add_argument("--folder", type=Path, required=True, help="of the peers' environments and models")
+    for command in (run, whole):
+        _add_measurement(command)
+    return parser
+
+
+def _add_measurement(command: argparse.ArgumentParser) -> None:
+    features = sorted({feature for peer in PEERS.values() for feature in peer.features})
+    command.add_argument(
+        "--peers",
+        default=DEFAULT_PEERS,
+        help="with commas; PEER:QUANTIZATION+FEATURE is one setting of a peer, features: "
+        f"flat (any name of the catalogue anywhere), {', '.join(features)} (default: {DEFAULT_PEERS})",
+    )
+    command.add_argument("--num", type=int, default=100, help="questions, evenly spaced over the pairs (default: 100)")
+    command.add_argument("--quick", action="store_true", help=f"{QUICK} questions, or what fits into {QUICK_S:g} s")
+    command.add_argument("--num-warmup", type=int, default=3, help="answers of each that are not counted")
+    command.add_argument("--max-tokens", type=int, default=256, help="budget of an answer")
+    command.add_argument("--num-threads", type=int, default=0, help="of each contestant; 0 takes every core")
+    command.add_argument("--timeout-s", type=float, default=120.0, help="longest wait for an answer")
+    command.add_argument("--output", type=Path, default=None, help="JSON file to write")
+
+
+def _setup(options: argparse.Namespace) -> int:
+    environments.setup(options.peer, options.folder.absolute(), _say)
+    return 0
+
+
+def _weights(options: argparse.Namespace) -> int:
+    write_weights(load_config(options.project / PROJECT_FILE), options.output)
+    return 0
+
+
+def _all(options: argparse.Namespace) -> int:
+    """A peer that cannot be set up is left out, and the result says so."""
+    config = load_config(options.project / PROJECT_FILE)
+    specs, left_out = [], []
+    folder = options.folder.absolute()
+    for spec in parse_specs(options.peers):
+        try:
+            environments.setup(spec.peer, folder, _say)
+            specs.append(spec)
+        except ConfigError as exc:
+            _say(f"{spec.peer}: {exc.message}")
+            left_out.append(f"{PEERS[spec.peer].label} was left out: its environment could not be made.")
+    if not specs:
+        raise ConfigError("no peer could be set up", hint=f"see {folder}/*/setup.log")
+    options.merged = folder / "weights"
+    write_weights(config, options.merged)
+    options.bundle = [config.path(config.export.output)]
+    options.pairs = config.path(config.data.dev)
+    options.output = options.output or _default_output(options, config)
+    return _measured(options, _plan(options, specs, left_out))
+
+
+def _default_output(options: argparse.Namespace, config: Config) -> Path:
+    """Where bench/table.py looks, unless only a few questions were asked."""
+    if options.quick:
+        return Path(options.folder) / "quick.json"
+    facts = machine.fingerprint()
+    hardware = re.sub(r"[^a-z0-9]+", "-", f"{facts['cpu_model']} {facts['cores']['usable']}c".lower()).strip("-")
+    name = re.sub(r"[^a-z0-9]+", "-", config.project.name.lower()).strip("-") or "project"
+    return Path("bench/results") / f"peers-{name}_{hardware}_{datetime.now(UTC):%Y%m}.json"
+
+
+def _plan(options: argparse.Namespace, specs: list[Spec] | None = None, left_out: list[str] | None = None) -> Plan:
+    return Plan(
+        bundles=options.bundle,
+        merged=options.merged,
+        pairs=options.pairs,
+        specs=specs or parse_specs(options.peers),
+        folder=options.folder.absolute(),
+        num=QUICK if options.quick else options.num,
+        num_warmup=options.num_warmup,
+        max_tokens=options.max_tokens,
+        num_threads=options.num_threads,
+        timeout_s=options.timeout_s,
+        max_seconds=QUICK_S if options.quick else math.inf,
+        left_out=left_out or [],
+    )
+
+
+def _measured(options: argparse.Namespace, plan: Plan) -> int:
+    if options.output is None:
+        raise ConfigError("--output is missing", hint="name the JSON file to write")
+    found: dict[str, Any] = {}
+
+    def record() -> dict[str, Any]:
+        found.update(measure(plan, _command(options, plan), _say))
+        return found
+
+    exit_code = write_result(record, options.output)
+    if exit_code == 0:
+        print(json.dumps(found["ratios"]), flush=True)
+    return exit_code
+
+
+def _command(options: argparse.Namespace, plan: Plan) -> str:
+    return (
+        f"python -m edgedsl.bench.peers run --pairs {plan.pairs.name} --num {plan.num} --peers {options.peers}"
+        f" --num-threads {plan.num_threads}"
+    )
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
