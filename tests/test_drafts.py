@@ -21,7 +21,10 @@ from edgedsl.errors import BundleError, DataError
 from edgedsl.exporters.neighbours import write_neighbours
 from edgedsl.exporters.ngrams import write_ngrams
 from edgedsl.grammar import CompiledGrammar, Grammar, Matcher
-from edgedsl.runtime.drafts import SOURCES, Acceptance, Draft, DraftSources
+from edgedsl.runtime.drafts import SOURCES, Acceptance, Draft, Drafter, DraftSources
+from edgedsl.runtime.neighbours import Neighbour
+from edgedsl.runtime.ngrams import NgramIndex
+from edgedsl.runtime.retrieved import Retrieved
 
 TOKENIZER = tiny_tokenizer()
 END = TOKENIZER.end_token_ids(tiny_template())[0]
@@ -134,6 +137,34 @@ def test_neighbours_are_followed_where_the_program_left_them(sources: DraftSourc
     assert decode(propose(neighbours, "twenty for the kitchen", 'say "x";set')) == " kitchen 20"
 
 
+def test_ngrams_that_know_a_longer_context_are_believed(tmp_path: Path) -> None:
+    rows = [[0, 1, 2, 3], [4, 1, 2, 5], [4, 1, 2, 5]]
+    write_ngrams(tmp_path / "x", rows, vocab_size=TOKENIZER.vocab_size, end_token_id=END)
+    sources = DraftSources(TOKENIZER, [END], ngrams=NgramIndex.from_file(tmp_path / "x", TOKENIZER.vocab_size))
+    drafter = Drafter(sources, Retrieved([Neighbour([6, 2, 7], 9.0)], END), None)
+    assert drafter.propose([0, 1, 2], None, 1).token_ids == [3]  # three tokens against one
+    assert drafter.propose([8, 2], None, 1).token_ids == [7]  # one against one
+
+
+def test_a_likelier_source_is_not_overruled_by_a_copy(sources: DraftSources) -> None:
+    draft = propose(sources.only(["ngrams", "copies"]), "a hz", "set h")
+    assert decode(draft).startswith("all")
+    assert draft.sources[0] == "ngrams"
+
+
+def test_neighbours_are_found_again_after_a_token_that_none_of_them_has() -> None:
+    retrieved = Retrieved([Neighbour([1, 2, 3, 4], 1.0), Neighbour([1, 2, 5], 0.5)], end_token_id=9)
+    retrieved.seek([])
+    assert retrieved.guess() == (1, pytest.approx(1.5 / 2.5), 1)
+    retrieved.advance(7)
+    assert retrieved.guess() is None
+    retrieved.advance(2)
+    assert retrieved.guess() == (3, pytest.approx(1.0 / 2.5), 1)
+    retrieved.advance(3)
+    retrieved.advance(4)
+    assert retrieved.guess() == (9, pytest.approx(1 / (1 + 1 / 9)), 3)
+
+
 @pytest.mark.parametrize(
     ("program", "expected"), [('say "no', "dded at alice"), ('say "al', "ice"), ('say "at a', "lice")]
 )
@@ -148,11 +179,11 @@ def test_nothing_is_copied_that_the_sentence_does_not_begin(sources: DraftSource
 
 def test_a_word_is_copied_in_the_tokens_that_it_has_without_its_space() -> None:
     tokenizer = tiny_tokenizer((" lamp", "lamp", "lampshade", " lampshade"))
-    sources = DraftSources(tokenizer, [END])
-    drafter = sources.start("the lampshade lamp off")
-    for program in ('"lampshade', '" lampshade'):
-        draft = drafter.propose(tokenizer.encode_plain(program), None, 5)
-        assert tokenizer.decode(draft.token_ids)[0] in " \n"
+    sources = DraftSources(tokenizer, [END], enabled=["copies"])
+    for sentence in ("the lampshade lamp off", "lampshade lamp off"):
+        for program in ('"lampshade', '" lampshade'):
+            draft = sources.start(sentence).propose(tokenizer.encode_plain(program), None, 5)
+            assert tokenizer.decode(draft.token_ids)[0] in " \n"
     assert len(tokenizer.encode_plain("lampshade")) == 1
 
 

@@ -172,6 +172,15 @@ def test_a_malformed_file_never_crashes(
         assert found is None or (0 <= found.token_id < VOCAB and 1 <= found.num_times <= found.num_total)
 
 
+def test_bytes_after_the_end_are_refused(tmp_path: Path) -> None:
+    build(tmp_path, ROWS)
+    content = (tmp_path / "drafts.ngrams").read_bytes()
+    for changed in (content + bytes(8), content[:-8]):
+        (tmp_path / "x").write_bytes(changed)
+        with pytest.raises(BundleError, match="its header says"):
+            NgramIndex.from_file(tmp_path / "x", VOCAB)
+
+
 def full_table(arrays: dict[str, list[int]]) -> None:
     arrays["keys"] = [key or 2**64 - 1 - n for n, key in enumerate(arrays["keys"])]
 

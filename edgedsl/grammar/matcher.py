@@ -312,6 +312,12 @@ class Matcher:
         self._check()
         return count
 
+    def forced_tokens(self) -> list[int]:
+        """Tokens of the string that the grammar leaves no choice about, without what may merge with what follows it."""
+        token_ids: list[int] = self._matcher.compute_ff_tokens()
+        self._check()
+        return token_ids
+
     def consume(self, token_id: int) -> None:
         """Advance by one token.
 

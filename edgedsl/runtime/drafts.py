@@ -175,7 +175,7 @@ class Drafter:
             self._retrieved.seek(context)
         guess = self._guess(context)
         if matcher and "forced" in self._sources.enabled and (guess is None or guess[1] < _SURE):
-            for token_id in _forced(matcher)[:max_tokens]:
+            for token_id in matcher.forced_tokens()[:max_tokens]:
                 self._append(draft, context, (token_id, _CERTAIN, "forced"))
             guess = self._guess(context) if draft.token_ids else guess
         reach, end_token_ids = 1.0, self._sources.end_token_ids
@@ -225,9 +225,3 @@ class Drafter:
             if not found or chance > found[1]:
                 found = copied[0], chance, "copies"
         return found
-
-
-def _forced(matcher: Matcher) -> list[int]:
-    """Tokens of the string that the grammar leaves no choice about; llguidance holds back what may merge with more."""
-    token_ids: list[int] = matcher._matcher.compute_ff_tokens()
-    return token_ids
