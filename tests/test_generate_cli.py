@@ -84,7 +84,7 @@ def test_json_has_the_documented_keys(tiny_bundle: Path, answers: dict[str, Any]
     result = generate(tiny_bundle, "--json", *SENTENCES)
     rows = [json.loads(line) for line in result.stdout.splitlines()]
     for row, answer in zip(rows, answers.values(), strict=True):
-        assert set(row) == {"program", "finish_reason", "prompt_tokens", "completion_tokens", "timings"}
+        assert set(row) == {"program", "finish_reason", "prompt_tokens", "completion_tokens", "model_calls", "timings"}
         assert set(row["timings"]) == {"ttft_ms", "tpot_ms", "e2el_ms"}
         assert {**row, "timings": None} == {**answer.to_dict(), "timings": None}
 
