@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from learned_tokenizer import learned_tokens
+from learned_tokenizer import END, learned_tokens
 
 from edgedsl.bench import generations
 from edgedsl.bench.table import read_result, render
@@ -22,7 +23,6 @@ from edgedsl.grammar.authoring.random_logits import KINDS, RandomLogits
 from edgedsl.grammar.authoring.token_set import TokenSet, open_tokens
 
 SUM = Grammar('start: sum\nsum: sum "+" term | term\nterm: "x" | "[" sum "]"\n', name="sum")
-NUM_SLOW = 5000  # for each of ten grammars and two token sets: 10^5
 
 
 def tokens(kind: str) -> TokenSet:
@@ -52,14 +52,18 @@ def test_every_program_of_longer_tokens_parses(name: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["bytes", "learned"])
-@pytest.mark.parametrize("name", shipped())
-def test_every_one_of_many_programs_parses(name: str, kind: str) -> None:
-    check(name, kind, NUM_SLOW, seed=3)
-
-
-def test_the_slow_lane_makes_a_hundred_thousand() -> None:
-    assert NUM_SLOW * len(shipped()) * 2 >= 100_000
+def test_every_one_of_a_hundred_thousand_programs_parses(tmp_path: Path) -> None:
+    """A process a core: one after the other the grammars take half an hour."""
+    tokenizer = tmp_path / "tokenizer.json"
+    tokenizer.write_text(learned_tokens().tokenizer.json_text, encoding="utf-8")
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"eos_token": END}), encoding="utf-8")
+    n = 100_000 // len(shipped())
+    tasks = [generations.Task(name, n, 3, tokenizer, tmp_path / "result.json") for name in shipped()]
+    parts = generations.run_all(tasks, num_processes=os.cpu_count() or 1)
+    assert [part["failures"] for part in parts] == [[]] * len(tasks)
+    total = generations.rows(parts)[-1]
+    assert (total["n"], total["parsed"]) == (100_000, 100_000)
+    assert (total["over_budget"], total["invented_names"], total["errors"]) == (0, 0, 0)
 
 
 # --- what is asked for
