@@ -46,7 +46,7 @@ class Vocabulary:
         waiting: list[tuple[State, int, int, int]] = [(start, 0, len(self._bytes), 0)] if self._bytes else []
         while waiting:
             state, low, high, depth = waiting.pop()
-            if len(self._bytes[low]) == depth:
+            while low < high and len(self._bytes[low]) == depth:  # two tokens may spell the same: byte fallback
                 yield self._sorted[low][1], state
                 low += 1
             if low == high:
