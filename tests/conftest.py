@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,15 @@ if TYPE_CHECKING:
     from tiny_export import TinyOnnx
 
     from edgedsl.config import Config
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_call_costs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What calls of the tiny models cost is not kept in the user's cache."""
+    folder = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("edgedsl.runtime.call_costs.default_cache", lambda: folder)
+        yield
 
 
 @pytest.fixture(scope="session")
