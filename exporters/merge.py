@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 
+from edgedsl.basemodels.model import attention_of
 from edgedsl.errors import ModelError, first_line
 from edgedsl.exporters.nf4 import round_trip
 
@@ -27,7 +28,11 @@ def load_adapted(base: Path, adapter: Path, *, is_qlora: bool) -> Any:
 
     try:
         model = AutoModelForCausalLM.from_pretrained(
-            base, dtype=torch.float32, attn_implementation="sdpa", local_files_only=True, use_safetensors=True
+            base,
+            dtype=torch.float32,
+            attn_implementation=attention_of(base),
+            local_files_only=True,
+            use_safetensors=True,
         )
     except _LOAD_ERRORS as exc:
         raise ModelError(f"the base model in '{base}' cannot be loaded: {first_line(exc)}") from exc

@@ -25,6 +25,7 @@ from edgedsl.basemodels.aliases import Alias, Wheel
 from edgedsl.basemodels.cache import exclusive
 from edgedsl.basemodels.download import RefusedError, RemoteFile, fetch
 from edgedsl.basemodels.gguf_tokenizer import GGUFVocabulary, build_tokenizer
+from edgedsl.basemodels.model import attention_of
 from edgedsl.errors import ModelError
 from edgedsl.user_cache import default_cache
 
@@ -702,3 +703,17 @@ def test_importing_the_package_is_light() -> None:
     script = f"import sys, edgedsl.basemodels; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
+
+
+@pytest.mark.parametrize(
+    ("config", "attention"),
+    [
+        ("{}", "sdpa"),
+        ('{"attn_logit_softcapping": null}', "sdpa"),
+        ('{"attn_logit_softcapping": 50.0}', "eager"),
+        ("[]", "sdpa"),
+    ],
+)
+def test_scores_with_a_cap_need_the_attention_that_knows_it(tmp_path: Path, config: str, attention: str) -> None:
+    (tmp_path / "config.json").write_text(config, encoding="utf-8")
+    assert attention_of(tmp_path) == attention

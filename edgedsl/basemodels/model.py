@@ -104,6 +104,15 @@ def licence_of(folder: Path) -> str:
     return found[0] if found and found[0] else "unknown"
 
 
+def attention_of(folder: Path) -> str:
+    """The attention of transformers that computes what the architecture says, for ``attn_implementation``.
+
+    "sdpa" leaves out gemma2's soft cap of the scores (transformers 4.57).
+    """
+    config = read_json(folder / "config.json")
+    return "eager" if isinstance(config, dict) and config.get("attn_logit_softcapping") else "sdpa"
+
+
 def read_json(path: Path) -> Any:
     """Parsed JSON; ModelError when the file is not readable JSON."""
     try:

@@ -20,6 +20,7 @@ from peft import (
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
 from edgedsl import atomic
+from edgedsl.basemodels.model import attention_of
 from edgedsl.config import TrainSection
 from edgedsl.errors import ModelError, TrainingError
 from edgedsl.training.batches import Batch
@@ -45,6 +46,7 @@ def load_base(folder: Path, section: TrainSection, dtype: torch.dtype, device: t
         return AutoModelForCausalLM.from_pretrained(
             folder,
             dtype=dtype,
+            attn_implementation=attention_of(folder),
             quantization_config=quantization,
             device_map={"": device} if quantization else None,
             local_files_only=True,
