@@ -46,7 +46,7 @@ def test_bundle_says_where_it_comes_from_and_how_good_it_is(demo: tuple[Path, di
     assert manifest["parity"]["merged"]["flips"] == 0
     assert manifest["parity"]["onnx"]["max_difference"] < 1e-2
     assert manifest["parity"]["quantized"]["argmax_agreement"] > 0.8
-    assert set(manifest["quality"]) == {"adapter", "merged", "onnx", "quantized"}
+    assert set(manifest["quality"]) == {"adapter", "merged", "onnx", "quantized", "drafted"}
 
 
 def test_python_api_and_command_line_agree(demo: tuple[Path, dict[str, Any]]) -> None:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import time
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgedsl.grammar import BudgetGuard, CompiledGrammar
-from edgedsl.runtime.lookahead import Lookahead
 from edgedsl.runtime.sampling import SamplingParams, sample
 from edgedsl.tokenizer import TextStream
+
+if TYPE_CHECKING:
+    from edgedsl.runtime.lookahead import Lookahead
 
 FinishReason = Literal["stop", "length", "cancelled"]
 
