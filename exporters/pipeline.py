@@ -112,6 +112,7 @@ class _Export:
         self.parity: dict[str, Parity] = {}
         self.quality: dict[str, Quality] = {}
         self.programs: dict[str, list[str]] = {}
+        self.is_padded = config.export.drafts
 
     def run(self) -> None:
         """All steps, in order."""
@@ -160,6 +161,8 @@ class _Export:
         if changed > self.config.export.drafts_gate:
             self.say(f"drafts: taken out again, the gate is {self.config.export.drafts_gate:.1%}")
             remove_drafts(self.staging)
+            self.is_padded = False  # and the bundle is measured as it will decode
+            self._measure_onnx("quantized", self.staging / "model.onnx", info)
 
     @property
     def _recipe(self) -> Any:
@@ -250,7 +253,7 @@ class _Export:
         if hop == "drafted":
             engine.drafts = DraftSources.from_bundle(path.parent, language.tokenizer, end_token_ids)
             engine.costs = measure_costs(decoder)
-        engine.is_padded = self.config.export.drafts and info.kv_layout == "shared"
+        engine.is_padded = self.is_padded and info.kv_layout == "shared"
         params = SamplingParams(max_tokens=self.config.generate.max_tokens)
         self._measure_programs(
             hop, lambda sentences: [engine.generate(sentence, params).text for sentence in sentences]

@@ -205,7 +205,7 @@ def break_slots(arrays: dict[str, list[int]]) -> None:
 @pytest.mark.parametrize("damage", [full_table, break_token, break_counts, break_reach, break_slots])
 def test_well_formed_nonsense_is_refused(tmp_path: Path, damage: object) -> None:
     build(tmp_path, ROWS)
-    fields, arrays = LAYOUT.read(tmp_path / "drafts.ngrams")
+    fields, arrays = LAYOUT.read(tmp_path / "drafts.ngrams", VOCAB)
     values = {name: array.tolist() for name, array in arrays.items()}
     damage(values)  # type: ignore[operator]
     if damage is full_table:  # nothing but the load is wrong

@@ -229,6 +229,8 @@ class Engine:
         return sequence.draw(logits)
 
     def _finish(self, sequence: Sequence) -> Completion:
+        if sequence.lookahead:
+            sequence.lookahead.finish()
         text = self.tokenizer.decode(sequence.token_ids)
         grammar = sequence.compiled.grammar if sequence.compiled else None
         if sequence.finish_reason != "cancelled" and grammar and not grammar.accepts(text):

@@ -47,11 +47,15 @@ class Layout:
             parts.append(content + bytes(-len(content) % _ALIGNMENT))
         return b"".join(parts)
 
-    def read(self, path: Path) -> tuple[dict[str, int], dict[str, Array]]:
+    def read(self, path: Path, vocab_size: int) -> tuple[dict[str, int], dict[str, Array]]:
         """The fields, and the arrays as read-only views of the mapped file.
 
+        Args:
+            path: of the file.
+            vocab_size: of the tokenizer that it must belong to; the field of this name says so.
+
         Raises:
-            BundleError: missing, of another kind or version, cut off, or longer than it says.
+            BundleError: missing, of another kind or version, cut off, longer than it says, or for another tokenizer.
         """
         try:
             content: Array = np.memmap(path, np.uint8, "r")
@@ -59,6 +63,11 @@ class Layout:
             raise BundleError(f"'{path}' cannot be read: {exc}", hint="export the bundle again") from exc
         numbers = self._numbers(path, content)
         fields = dict(zip(self.fields, numbers, strict=False))
+        if fields["vocab_size"] != vocab_size:
+            raise BundleError(
+                f"'{path}' was made for {fields['vocab_size']} tokens, the tokenizer has {vocab_size}",
+                hint="export the bundle again",
+            )
         return fields, self._arrays(path, content, numbers)
 
     def _numbers(self, path: Path, content: Array) -> tuple[int, ...]:

@@ -14,7 +14,6 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from edgedsl.errors import BundleError
 from edgedsl.runtime.index_file import Array, Layout, refuse
 
 FILE_NAME = "drafts.neighbours"
@@ -81,12 +80,7 @@ class NeighbourIndex:
         Raises:
             BundleError: missing or malformed, or made for another tokenizer.
         """
-        fields, arrays = LAYOUT.read(path)
-        if fields["vocab_size"] != vocab_size:
-            raise BundleError(
-                f"'{path}' was made for {fields['vocab_size']} tokens, the tokenizer has {vocab_size}",
-                hint="export the bundle again",
-            )
+        _, arrays = LAYOUT.read(path, vocab_size)
         _check(path, vocab_size, arrays)
         return cls(arrays)
 

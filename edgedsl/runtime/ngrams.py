@@ -12,7 +12,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from edgedsl.errors import BundleError
 from edgedsl.runtime.index_file import Array, Layout, refuse
 
 FILE_NAME = "drafts.ngrams"
@@ -80,12 +79,7 @@ class NgramIndex:
         Raises:
             BundleError: missing or malformed, or made for another tokenizer.
         """
-        fields, arrays = LAYOUT.read(path)
-        if fields["vocab_size"] != vocab_size:
-            raise BundleError(
-                f"'{path}' was made for {fields['vocab_size']} tokens, the tokenizer has {vocab_size}",
-                hint="export the bundle again",
-            )
+        fields, arrays = LAYOUT.read(path, vocab_size)
         _check(path, fields, arrays)
         return cls(fields, arrays)
 
