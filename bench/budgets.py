@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edgedsl.bench.command import write_result
+from edgedsl.bench.command import run
 from edgedsl.data.pairs import Pair, read_pairs, spread
 from edgedsl.evaluation.metrics import exact_match, parse_rate
 from edgedsl.evaluation.progress import track
@@ -79,9 +79,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--pairs", type=Path, required=True, help="pairs to measure")
     parser.add_argument("--num-rows", type=int, default=None, help="pairs to take, evenly spaced (default: all)")
     parser.add_argument("--num-threads", type=int, default=0, help="threads of a model call; 0 takes every core")
-    parser.add_argument("--output", type=Path, required=True, help="JSON file to write")
-    options = parser.parse_args(arguments)
-    return write_result(lambda: _record(options), options.output)
+    return run(parser, arguments, _record)
 
 
 def _record(options: argparse.Namespace) -> dict[str, Any]:

@@ -1,24 +1,45 @@
-"""How the command line of a measurement ends: a result file and its rows, or one message."""
+"""What the command lines of the measurements share: a result file and its rows, or one message."""
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from edgedsl import atomic
 from edgedsl.errors import EdgeDSLError
 
+Record = dict[str, Any]
 
-def write_result(measure: Callable[[], dict[str, Any]], output: Path) -> int:
-    """Measure, write the result to ``output`` and print its rows; returns the exit code."""
-    try:
-        record = measure()
-        atomic.write_json(output, record)
-    except EdgeDSLError as error:
-        print(f"error: {error}" + (f"\nhint: {error.hint}" if error.hint else ""), file=sys.stderr)
-        return error.exit_code
+
+def run(
+    parser: argparse.ArgumentParser, arguments: Sequence[str] | None, measure: Callable[[argparse.Namespace], Record]
+) -> int:
+    """Add ``--output``, read the arguments and write what is measured there; returns the exit code."""
+    parser.add_argument("--output", type=Path, required=True, help="JSON file to write")
+    options = parser.parse_args(arguments)
+    return exit_code(lambda: write_result(measure(options), options.output))
+
+
+def write_result(record: Record, output: Path) -> None:
+    """Write a result and print its rows."""
+    atomic.write_json(output, record)
     print(json.dumps(record["rows"]))
+
+
+def exit_code(action: Callable[[], object]) -> int:
+    """That of an action; an error of ours becomes one message."""
+    try:
+        action()
+    except EdgeDSLError as error:
+        say(f"error: {error}" + (f"\nhint: {error.hint}" if error.hint else ""))
+        return error.exit_code
     return 0
+
+
+def say(line: str) -> None:
+    """Tell people, not programs: on stderr."""
+    print(line, file=sys.stderr, flush=True)

@@ -21,8 +21,9 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from edgedsl.bench.command import exit_code
 from edgedsl.catalogue import Catalogue, bind
-from edgedsl.errors import DataError, EdgeDSLError, GrammarError
+from edgedsl.errors import DataError, GrammarError
 from edgedsl.grammar import Grammar
 
 Terminals = dict[str, list[str]]
@@ -170,13 +171,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("data", type=Path, help="folder that holds advising, nvbench, text2cypher and nl2bash")
     parser.add_argument("--language", action="append", choices=list(LANGUAGES), help="only this one; may be repeated")
     options = parser.parse_args(arguments)
-    try:
+
+    def report() -> None:
         for name in options.language or LANGUAGES:
             _report(name, options.data)
-    except EdgeDSLError as error:
-        print(f"error: {error}" + (f"\nhint: {error.hint}" if error.hint else ""), file=sys.stderr)
-        return error.exit_code
-    return 0
+
+    return exit_code(report)
 
 
 def _report(name: str, data_dir: Path) -> None:

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from edgedsl.bench.command import write_result
+from edgedsl.bench.command import run
 from edgedsl.data.pairs import Pair, read_pairs, spread
 from edgedsl.errors import DataError
 from edgedsl.evaluation.progress import track
@@ -169,9 +169,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--train", type=Path, required=True, help="pairs to draft from")
     parser.add_argument("--dev", type=Path, required=True, help="pairs to replay")
     parser.add_argument("--num-rows", type=int, default=None, help="pairs to replay, evenly spaced (default: all)")
-    parser.add_argument("--output", type=Path, required=True, help="JSON file to write")
-    options = parser.parse_args(arguments)
-    return write_result(lambda: _record(options), options.output)
+    return run(parser, arguments, _record)
 
 
 def _record(options: argparse.Namespace) -> dict[str, Any]:

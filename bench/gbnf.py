@@ -20,7 +20,7 @@ from edgedsl.bench.gbnf_text import render
 from edgedsl.errors import GrammarError
 from edgedsl.grammar import Grammar
 from edgedsl.grammar.code_points import matched
-from edgedsl.grammar.matcher import START
+from edgedsl.grammar.grammar import START
 from edgedsl.grammar.sources import expression as ex
 
 _sre: Any = getattr(re, "_parser")  # noqa: B009  the parser behind re.compile; its module has no public name

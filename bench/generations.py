@@ -24,7 +24,7 @@ from typing import Any
 import edgedsl.grammar
 from edgedsl import atomic, machine
 from edgedsl._version import __version__
-from edgedsl.bench.command import write_result
+from edgedsl.bench.command import exit_code, say, write_result
 from edgedsl.errors import GenerationError
 from edgedsl.evaluation.record import RESULT_SCHEMA, busy_caveat, load_average
 from edgedsl.grammar.authoring.fuzz import BATCH_SIZES, Fuzzer
@@ -95,7 +95,7 @@ def run_all(tasks: list[Task], num_processes: int = 1) -> list[dict[str, Any]]:
     parts = {task.grammar: part for task in tasks if (part := task.finished())}
     missing = [task for task in tasks if task.grammar not in parts]
     for name in parts:
-        _say(f"{name}: finished earlier")
+        say(f"{name}: finished earlier")
     if num_processes == 1:
         for task in missing:
             parts[task.grammar] = _told(run(task))
@@ -148,11 +148,17 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--num-processes", type=int, default=1, help="grammars that run at once")
     parser.add_argument("--output", type=Path, required=True, help="JSON file to write")
     options = parser.parse_args(arguments)
-    exit_code = write_result(lambda: _record(options), options.output)
-    broken = _broken(options.output) if exit_code == 0 else []
+    return exit_code(lambda: _measure(options))
+
+
+def _measure(options: argparse.Namespace) -> None:
+    record = _record(options)
+    write_result(record, options.output)
+    broken = [f"{part['identity']['grammar']}: {line}" for part in record["parts"] for line in part["failures"]]
     for line in broken:
-        _say(f"failed: {line}")
-    return GenerationError.exit_code if broken else exit_code
+        say(f"failed: {line}")
+    if broken:
+        raise GenerationError(f"{len(broken)} programs broke the promise")
 
 
 def _record(options: argparse.Namespace) -> dict[str, Any]:
@@ -197,14 +203,9 @@ def _caveats(num_processes: int) -> list[str]:
     ]
 
 
-def _broken(output: Path) -> list[str]:
-    document = json.loads(output.read_text(encoding="utf-8"))
-    return [f"{part['identity']['grammar']}: {line}" for part in document["parts"] for line in part["failures"]]
-
-
 def _told(part: dict[str, Any]) -> dict[str, Any]:
     result = part["result"]
-    _say(f"{part['identity']['grammar']}: {result['parsed']} of {result['n']} parse")
+    say(f"{part['identity']['grammar']}: {result['parsed']} of {result['n']} parse")
     return part
 
 
@@ -213,10 +214,6 @@ def _sha256(contents: Iterable[bytes]) -> str:
     for content in contents:
         digest.update(content)
     return digest.hexdigest()
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from typing import Any
 
 from edgedsl import machine
 from edgedsl._version import __version__
-from edgedsl.bench.command import write_result
+from edgedsl.bench.command import run
 from edgedsl.bundle.manifest import open_bundle
 from edgedsl.bundle.schema import Manifest
 from edgedsl.errors import DataError
@@ -75,9 +75,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Command line; returns the exit code."""
     parser = argparse.ArgumentParser(description="Write what the exports of a language kept as a result file.")
     parser.add_argument("bundles", type=Path, nargs="+", help="bundle folders of one language")
-    parser.add_argument("--output", type=Path, required=True, help="JSON file to write")
-    options = parser.parse_args(arguments)
-    return write_result(lambda: record([open_bundle(path).manifest for path in options.bundles]), options.output)
+    return run(parser, arguments, lambda given: record([open_bundle(path).manifest for path in given.bundles]))
 
 
 if __name__ == "__main__":

@@ -10,22 +10,18 @@ an engine prints goes to stderr. An answer to a request that failed is ``{"error
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
-import subprocess
 import sys
 import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from queue import Empty, Queue
-from threading import Thread
-from typing import Any
 
 import numpy as np
 
 from edgedsl.bench.mask_engines import EdgedslFull, EdgedslGreedy, Llguidance, MaskEngine, Outlines, Xgrammar
+from edgedsl.bench.process import JsonProcess, Message, threads
 from edgedsl.errors import ConfigError, GenerationError, first_line
 
 ENGINES: dict[str, type[MaskEngine]] = {
@@ -35,17 +31,11 @@ ENGINES: dict[str, type[MaskEngine]] = {
     "llguidance": Llguidance,
     "xgrammar": Xgrammar,
 }
-_ONE_THREAD = {
-    **dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS"), "1"),
-    "TOKENIZERS_PARALLELISM": "false",
-}
 _MAX_STARTS = 3  # of one engine for one grammar; each but the first follows a crash or a time-out
 _START_TIMEOUT_S = 300.0  # imports from a cold disk are in it
-_END_TIMEOUT_S = 5.0
-Message = dict[str, Any]
 
 
-class MaskProcess:
+class MaskProcess(JsonProcess):
     """The parent's end.
 
     Args:
@@ -55,21 +45,17 @@ class MaskProcess:
         end_token_id: token that ends a program.
         timeout_s: longest wait for an answer.
 
+    Attributes:
+        opened: what the engine said of itself.
+
     Raises:
         ConfigError: the engine cannot be started there.
     """
 
     def __init__(self, engine: str, python: Path | None, tokenizer: Path, end_token_id: int, timeout_s: float) -> None:
-        self._timeout_s = timeout_s
-        command = [str(python or sys.executable), "-m", "edgedsl.bench.mask_worker"]
-        pipe, environment = subprocess.PIPE, os.environ | _ONE_THREAD
-        try:
-            self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, env=environment)
-        except OSError as exc:
-            raise ConfigError(f"interpreter '{python}' cannot be started: {exc.strerror}") from exc
-        self._lines: Queue[str] = Queue()
-        self._reader = Thread(target=self._read, daemon=True)
-        self._reader.start()
+        interpreter = str(python or sys.executable)
+        super().__init__([interpreter, "-m", "edgedsl.bench.mask_worker"], threads(1))
+        self.timeout_s = timeout_s
         request = {"open": engine, "tokenizer": str(tokenizer.absolute()), "end_token_id": end_token_id}
         try:
             self.opened = self.ask(request, _START_TIMEOUT_S)
@@ -77,55 +63,8 @@ class MaskProcess:
             self.close()
             raise ConfigError(
                 f"engine '{engine}' cannot be used: {exc.message}",
-                hint=f"'{Path(command[0]).name}' needs edgedsl and what '{engine}' needs; see bench/README.md",
+                hint=f"'{Path(interpreter).name}' needs edgedsl and what '{engine}' needs; see bench/README.md",
             ) from exc
-
-    def ask(self, request: Message, timeout_s: float | None = None) -> Message:
-        """The answer to a request.
-
-        Raises:
-            GenerationError: the engine failed, ended, or took too long; after the last two it is gone.
-        """
-        timeout_s = timeout_s or self._timeout_s
-        try:
-            assert self._process.stdin is not None
-            self._process.stdin.write(json.dumps(request) + "\n")
-            self._process.stdin.flush()
-            line = self._lines.get(timeout=timeout_s)
-        except Empty as exc:
-            self.close()
-            raise GenerationError(f"no answer in {timeout_s:g} s") from exc
-        except OSError:  # nobody reads any more
-            line = ""
-        if not line:
-            exit_code = self._process.wait()
-            self.close()
-            raise GenerationError(f"the process ended with {exit_code}")
-        answer: Message = json.loads(line)
-        if "error" in answer:
-            raise GenerationError(answer["error"])
-        return answer
-
-    @property
-    def is_running(self) -> bool:
-        """Whether it can be asked."""
-        return self._process.poll() is None
-
-    def close(self) -> None:
-        """End the process."""
-        self._process.kill()
-        self._process.wait()
-        self._reader.join(_END_TIMEOUT_S)
-        for stream in (self._process.stdin, self._process.stdout):
-            with contextlib.suppress(OSError):  # a request that was not written any more
-                if stream is not None:
-                    stream.close()
-
-    def _read(self) -> None:
-        assert self._process.stdout is not None
-        for line in self._process.stdout:
-            self._lines.put(line)
-        self._lines.put("")
 
 
 class Run:
@@ -163,7 +102,7 @@ class Run:
             raise GenerationError(self._failure)
         if not self._process.is_running:
             raise GenerationError(f"not tried any more, the engine was lost {self._num_starts} times")
-        return self._process.ask({"walk": token_ids, "seed": seed})
+        return self._process.ask({"walk": token_ids, "seed": seed}, self._process.timeout_s)
 
     def close(self) -> None:
         """End the process."""
@@ -174,7 +113,7 @@ class Run:
         if self._source is None:
             return
         try:
-            self.compile_ms = self._process.ask({"compile": self._source})["compile_ms"]
+            self.compile_ms = self._process.ask({"compile": self._source}, self._process.timeout_s)["compile_ms"]
         except GenerationError as exc:
             self.compile_ms, self._failure = None, f"compiling: {exc.message}"
 

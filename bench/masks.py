@@ -21,10 +21,11 @@ from typing import Any
 
 from edgedsl import machine
 from edgedsl._version import __version__
-from edgedsl.bench.command import write_result
+from edgedsl.bench.command import run, say
 from edgedsl.bench.gbnf import from_grammar
 from edgedsl.bench.mask_engines import SPARE
-from edgedsl.bench.mask_worker import MaskProcess, Message, Run
+from edgedsl.bench.mask_worker import MaskProcess, Run
+from edgedsl.bench.process import Message
 from edgedsl.errors import ConfigError, GenerationError, GrammarError
 from edgedsl.evaluation.progress import track
 from edgedsl.evaluation.record import RESULT_SCHEMA, busy_caveat, load_average
@@ -32,7 +33,7 @@ from edgedsl.evaluation.statistics import summary
 from edgedsl.grammar.authoring.language import Language, open_language, shipped
 from edgedsl.grammar.authoring.sampling import Sampler
 from edgedsl.grammar.authoring.token_set import TokenSet, open_tokens
-from edgedsl.grammar.matcher import Grammar
+from edgedsl.grammar.grammar import Grammar
 from edgedsl.tokenizer import Tokenizer
 
 LABELS = {
@@ -223,22 +224,20 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--xgrammar-python", type=Path, help="interpreter that has edgedsl and xgrammar")
     parser.add_argument("--timeout-s", type=float, default=60.0, help="longest wait for a compilation or a program")
     parser.add_argument("--seed", type=int, default=0, help="of samples and logits")
-    parser.add_argument("--output", type=Path, required=True, help="JSON file to write")
-    options = parser.parse_args(arguments)
-    if options.tokenizer.is_dir():
-        options.tokenizer /= "tokenizer.json"
-    return write_result(lambda: _record(options), options.output)
+    return run(parser, arguments, _record)
 
 
 def _record(options: argparse.Namespace) -> dict[str, Any]:
     load = load_average()
+    if options.tokenizer.is_dir():
+        options.tokenizer /= "tokenizer.json"
     tokens = open_tokens(options.tokenizer)
     engines = _engines(options)
     names = options.grammar or shipped()
     tallies: list[Tally] = []
     for name in names:
         tallies += measure(name, engines, tokens, options)
-        print(f"{name}: measured", file=sys.stderr, flush=True)
+        say(f"{name}: measured")
     failures = [f"{t.engine} on {t.grammar}: {num} times {what}." for t in tallies for what, num in t.errors.items()]
     facts = machine.fingerprint()
     xgrammar = " --xgrammar-python PYTHON" if "xgrammar" in engines else ""
@@ -269,7 +268,7 @@ def _engines(options: argparse.Namespace) -> list[str]:
     if not engines:
         raise ConfigError("no engine is left to measure", hint="give --xgrammar-python, an interpreter with xgrammar")
     if "xgrammar" not in engines:
-        print("xgrammar is left out: no --xgrammar-python was given", file=sys.stderr, flush=True)
+        say("xgrammar is left out: no --xgrammar-python was given")
     return engines
 
 

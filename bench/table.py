@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from edgedsl import atomic
-from edgedsl.errors import DataError, EdgeDSLError
+from edgedsl.bench.command import exit_code
+from edgedsl.errors import DataError
 from edgedsl.evaluation.record import RESULT_SCHEMA
 
 BY_GRAMMAR = "by-grammar"
@@ -235,13 +236,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--readme", type=Path, default=Path("README.md"), help="file with the markers")
     parser.add_argument("--bench-readme", type=Path, default=Path("bench/README.md"), help="the same, by grammar")
     options = parser.parse_args(arguments)
-    try:
+
+    def run() -> None:
         _run(options.readme, partial(current, results=options.results), check=options.check)
         _run(options.bench_readme, partial(current_by_grammar, results=options.results), check=options.check)
-    except EdgeDSLError as exc:
-        print(f"error: {exc.message}" + (f"\nhint: {exc.hint}" if exc.hint else ""), file=sys.stderr)
-        return exc.exit_code
-    return 0
+
+    return exit_code(run)
 
 
 def _run(readme: Path, made_current: Callable[[str], str], *, check: bool) -> None:

@@ -20,8 +20,9 @@ from pathlib import Path
 from typing import Any
 
 from edgedsl import atomic
+from edgedsl.bench.command import exit_code
 from edgedsl.catalogue import Catalogue, bind
-from edgedsl.errors import DataError, EdgeDSLError, GrammarError
+from edgedsl.errors import DataError, GrammarError
 from edgedsl.grammar import Grammar
 from edgedsl.grammars import flow_refusals
 
@@ -176,14 +177,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--refusals", type=int, default=0, help="made-up requests to refuse that are added to train")
     parser.add_argument("--seed", type=int, default=0, help="seed of the sample")
     options = parser.parse_args(arguments)
-    try:
-        write_project(
+    return exit_code(
+        lambda: write_project(
             options.data, options.output, options.max_rows, options.seed, options.real_passes, options.refusals
         )
-    except EdgeDSLError as error:
-        print(f"error: {error}" + (f"\nhint: {error.hint}" if error.hint else ""), file=sys.stderr)
-        return error.exit_code
-    return 0
+    )
 
 
 def _check(output: Path, max_rows: int | None, real_passes: int, num_refusals: int) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 from edgedsl import machine
 from edgedsl._version import __version__
-from edgedsl.bench.command import write_result
+from edgedsl.bench.command import run
 from edgedsl.config import Config, load_config
 from edgedsl.data.pairs import read_pairs, spread
 from edgedsl.evaluation.record import RESULT_SCHEMA, busy_caveat, load_average
@@ -73,10 +73,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--project", type=Path, default=Path(), help="project folder or file (default: here)")
     parser.add_argument("--num-rows", type=int, default=None, help="test pairs to take, evenly spaced (default: all)")
     parser.add_argument("--offline", action="store_true", help="open no connection")
-    parser.add_argument("--output", type=Path, required=True, help="JSON file to write")
-    options = parser.parse_args(arguments)
-    return write_result(
-        lambda: measure(load_config(options.project), options.num_rows, offline=options.offline), options.output
+    return run(
+        parser, arguments, lambda given: measure(load_config(given.project), given.num_rows, offline=given.offline)
     )
 
 

@@ -89,7 +89,7 @@ def _symbols(rows: Sequence[Sequence[int]], vocab_size: int, end_token_id: int) 
     starts = np.concatenate([[0], np.cumsum(lengths)[:-1]])
     depth = np.arange(len(flat)) - np.repeat(starts, lengths)
     flat[depth > 0] = np.concatenate([np.array([*row, end_token_id], np.int64) for row in rows]) + 1
-    if flat.min() < 0 or flat.max() > vocab_size:
+    if flat[depth > 0].min() < 1 or flat.max() > vocab_size:
         raise ExportError(f"a program holds a token beyond the vocabulary of {vocab_size}")
     return flat.astype(np.uint64), depth
 

@@ -4,12 +4,8 @@ from __future__ import annotations
 
 import errno
 import json
-import operator
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,16 +17,15 @@ from edgedsl.bundle.manifest import ModelInfo, write_manifest
 from edgedsl.config import Config
 from edgedsl.data.pairs import Pair, read_pairs, spread
 from edgedsl.errors import BundleError, ExportError
-from edgedsl.evaluation.torch_decoder import TorchDecoder
 from edgedsl.exporters.base import ExportedGraph, Exporter
 from edgedsl.exporters.calibration import input_moments
 from edgedsl.exporters.drafts import remove_drafts, write_drafts
 from edgedsl.exporters.fused.exporter import FusedExporter
 from edgedsl.exporters.fused.moments import packed_moments
 from edgedsl.exporters.fused.plan import uncovered
+from edgedsl.exporters.hops import PARITY_ROWS, Hops, Language, Say
 from edgedsl.exporters.optimum import OptimumExporter, save_graph
-from edgedsl.exporters.parity import Parity, collect, compare
-from edgedsl.exporters.quality import Quality, check_gate, measure
+from edgedsl.exporters.quality import check_gate
 from edgedsl.exporters.quantize import quantize_model
 from edgedsl.exporters.recipes import RECIPES
 from edgedsl.exporters.source import Source, adapter_source, smoke_source
@@ -38,30 +33,14 @@ from edgedsl.grammar import Grammar
 from edgedsl.grammar.trial import try_compile
 from edgedsl.machine import version
 from edgedsl.prompt import PromptTemplate
-from edgedsl.runtime.call_costs import measure as measure_costs
-from edgedsl.runtime.decoder import Decoder
-from edgedsl.runtime.drafts import DraftSources
-from edgedsl.runtime.engine import Engine
-from edgedsl.runtime.sampling import SamplingParams
 from edgedsl.tokenizer import Tokenizer
 
-PARITY_ROWS = 8
 CALIBRATION_ROWS = 128
 PACKAGES = (
     "edgedsl", "torch", "transformers", "peft", "optimum-onnx", "onnx", "onnxruntime", "onnxruntime-gpu", "llguidance",
     "lark",
 )  # fmt: skip
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
-Say = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class Language:
-    """What turns tokens into programs: the same objects for every hop."""
-
-    tokenizer: Tokenizer
-    template: PromptTemplate
-    grammar: Grammar
 
 
 def export(
@@ -107,37 +86,32 @@ class _Export:
         self.exporter = exporter
         self.language = self._language()
         self.pairs = self._dev_pairs()
-        self.rows = [self._token_row(pair) for pair in self.pairs[:PARITY_ROWS]]
-        self.logits: list[Any] = []
-        self.parity: dict[str, Parity] = {}
-        self.quality: dict[str, Quality] = {}
-        self.programs: dict[str, list[str]] = {}
-        self.is_padded = config.export.drafts
+        self.hops = Hops(config, self.language, self.pairs, say)
 
     def run(self) -> None:
         """All steps, in order."""
         self.say("adapter: load and measure")
         model = self.source.load()
         self._check_context(model)
-        self._measure_torch("adapter", model)
+        self.hops.measure_torch("adapter", model)
         self.say("merged: merge and measure")
         merged = model.merge_and_unload()
         merged.config.use_cache = True
-        self._measure_torch("merged", merged)
+        self.hops.measure_torch("merged", merged)
         moments = self._moments(merged)
         self.exporter = self.exporter or self._choose_exporter(merged)
         self.say(f"onnx: export with {self.exporter.name}")
         graph = self.exporter.export(merged, self.work, context_length=self.config.export.context_length)
         info = self._model_info(merged, graph.kv_layout)
         del model, merged
-        self._measure_onnx("onnx", graph.path, info)
+        self.hops.measure_onnx("onnx", graph.path, info)
         self.say(f"quantized: {self.config.export.quantize}")
         self._write_model(graph, moments)
-        self._measure_onnx("quantized", self.staging / "model.onnx", info)
+        self.hops.measure_onnx("quantized", self.staging / "model.onnx", info)
         if self.config.export.drafts:
             self._add_drafts(info)
         if not self.config.export.smoke:  # a random model has no quality to lose
-            check_gate(self.quality, self.config.export.gate)
+            check_gate(self.hops.quality, self.config.export.gate)
         self._write_files(info)
 
     def _choose_exporter(self, model: Any) -> Exporter:
@@ -155,14 +129,14 @@ class _Export:
             return
         train = read_pairs(self.config.path(self.config.data.train))
         write_drafts(self.staging, train, tokenizer, min(tokenizer.end_token_ids(self.language.template)))
-        self._measure_onnx("drafted", self.staging / "model.onnx", info)
-        changed = sum(map(operator.ne, self.programs["quantized"], self.programs["drafted"])) / len(self.pairs)
+        self.hops.measure_onnx("drafted", self.staging / "model.onnx", info)
+        changed = self.hops.changed_share("quantized", "drafted")
         self.say(f"  drafts change {changed:.1%} of {len(self.pairs)} answers")
         if changed > self.config.export.drafts_gate:
             self.say(f"drafts: taken out again, the gate is {self.config.export.drafts_gate:.1%}")
             remove_drafts(self.staging)
-            self.is_padded = False  # and the bundle is measured as it will decode
-            self._measure_onnx("quantized", self.staging / "model.onnx", info)
+            self.hops.is_padded = False  # and the bundle is measured as it will decode
+            self.hops.measure_onnx("quantized", self.staging / "model.onnx", info)
 
     @property
     def _recipe(self) -> Any:
@@ -207,11 +181,6 @@ class _Export:
                 hint=f"set context_length to at most {known}",
             )
 
-    def _token_row(self, pair: Pair) -> list[int]:
-        tokenizer = self.language.tokenizer
-        row = tokenizer.encode_prompt(self.language.template, pair.prompt) + tokenizer.encode_plain(pair.target)
-        return row[: self.config.export.context_length]
-
     def _moments(self, merged: Any) -> dict[str, torch.Tensor]:
         if not (self._recipe and self._recipe.is_calibrated):
             return {}
@@ -219,58 +188,7 @@ class _Export:
 
     def _calibration_rows(self) -> list[list[int]]:
         train = read_pairs(self.config.path(self.config.data.train))
-        return [self._token_row(pair) for pair in spread(train, CALIBRATION_ROWS)]
-
-    def _measure_torch(self, hop: str, model: Any) -> None:
-        language = self.language
-        end_token_ids = language.tokenizer.end_token_ids(language.template)
-        compiled = language.grammar.compile(language.tokenizer, end_token_ids)
-        decoder = TorchDecoder(model, language.tokenizer, language.template, compiled, "cpu")
-        with torch.inference_mode():
-            self._compare(
-                hop, collect(lambda row: model(torch.tensor([list(row)])).logits[0].float().numpy(), self.rows)
-            )
-        self._measure_programs(hop, partial(decoder.generate, max_tokens=self.config.generate.max_tokens))
-
-    def _measure_onnx(self, hop: str, path: Path, info: ModelInfo) -> None:
-        decoder = Decoder(path, info, num_threads=self.config.runtime.num_threads)
-
-        def logits_of(row: Sequence[int]) -> Any:
-            decoder.reset()
-            return decoder.forward_all(row)
-
-        if hop != "drafted":  # the same graph as "quantized"
-            self._compare(hop, collect(logits_of, self.rows))
-        language = self.language
-        engine = Engine(
-            name=hop,
-            tokenizer=language.tokenizer,
-            template=language.template,
-            grammar=language.grammar,
-            decoder=decoder,
-        )
-        end_token_ids = engine.compiled.end_token_ids
-        if hop == "drafted":
-            engine.drafts = DraftSources.from_bundle(path.parent, language.tokenizer, end_token_ids)
-            engine.costs = measure_costs(decoder)
-        engine.is_padded = self.is_padded and info.kv_layout == "shared"
-        params = SamplingParams(max_tokens=self.config.generate.max_tokens)
-        self._measure_programs(
-            hop, lambda sentences: [engine.generate(sentence, params).text for sentence in sentences]
-        )
-
-    def _compare(self, hop: str, logits: list[Any]) -> None:
-        if self.logits:
-            self.parity[hop] = compare(self.logits, logits)
-        self.logits = logits
-
-    def _measure_programs(self, hop: str, generate: Any) -> None:
-        self.programs[hop] = generate([pair.prompt for pair in self.pairs])
-        self.quality[hop] = measure(self.programs[hop], self.pairs, self.language.grammar)
-        text = f"  {hop}: exact match {self.quality[hop].exact_match:.1%} of {len(self.pairs)}"
-        if parity := self.parity.get(hop):
-            text += f", argmax agreement {parity.argmax_agreement:.2%}, max difference {parity.max_difference:.2g}"
-        self.say(text)
+        return [self.hops.token_row(pair) for pair in spread(train, CALIBRATION_ROWS)]
 
     def _write_model(self, exported: ExportedGraph, moments: dict[str, torch.Tensor]) -> None:
         graph = onnx.load(exported.path)
@@ -283,8 +201,8 @@ class _Export:
         atomic.write_json(self.staging / "eval" / "dev.json", rows)
         write_manifest(
             self.staging, name=self.config.project.name, model=info, config=self._resolved_config(),
-            parity={hop: parity.to_dict() for hop, parity in self.parity.items()},
-            quality={hop: quality.to_dict() for hop, quality in self.quality.items()},
+            parity={hop: parity.to_dict() for hop, parity in self.hops.parity.items()},
+            quality={hop: quality.to_dict() for hop, quality in self.hops.quality.items()},
             versions=_versions(),
         )  # fmt: skip
 

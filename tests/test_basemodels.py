@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from interpreter import python
 from tiny import byte_alphabet, write_tokenizer
 
 from edgedsl.basemodels import aliases, check_tokenizer, download, mirror, pip_index, resolve
@@ -661,9 +662,7 @@ def test_hub_id_without_a_connection(tmp_path: Path) -> None:
         "except ModelError as error: print(error, '|', error.hint)"
     )
     environment = os.environ | {"HF_ENDPOINT": "http://127.0.0.1:9", "no_proxy": "127.0.0.1"}  # the discard port
-    done = subprocess.run(
-        [sys.executable, "-c", script, str(tmp_path)], env=environment, capture_output=True, text=True, check=True
-    )
+    done = python("-c", script, tmp_path, env=environment)
     assert "the hub cannot be reached" in done.stdout
     assert "alias smollm2-135m" in done.stdout
     assert done.stderr == ""
@@ -701,8 +700,7 @@ def test_hub_id_takes_data_files_only(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_importing_the_package_is_light() -> None:
     heavy = "('torch', 'transformers', 'tokenizers', 'huggingface_hub')"
     script = f"import sys, edgedsl.basemodels; print([m for m in {heavy} if m in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert done.stdout == "[]\n"
+    assert python("-c", script).stdout == "[]\n"
 
 
 @pytest.mark.parametrize(

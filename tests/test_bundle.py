@@ -7,8 +7,6 @@ import hashlib
 import json
 import os
 import shutil
-import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,6 +19,7 @@ from click.testing import CliRunner
 from google.protobuf.message import DecodeError
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from interpreter import python
 from onnx import TensorProto, helper, numpy_helper
 
 from edgedsl.bundle import external_data, schema
@@ -632,9 +631,7 @@ def test_exit_code_names_the_file_and_loads_nothing(bundle: Path) -> None:
         "from edgedsl.cli import main\n"
         "main()\n"
     )
-    result = subprocess.run(
-        [sys.executable, "-c", code, "bundle", "verify", str(bundle)], capture_output=True, text=True, check=False
-    )
+    result = python("-c", code, "bundle", "verify", bundle, check=False)
     assert result.returncode == 3
     assert "file 'model.onnx' was changed" in result.stderr
     assert result.stderr.count("\n") == 2

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import click
 import pytest
 from click.testing import CliRunner
+from interpreter import python
 
 from edgedsl._version import __version__
 from edgedsl.cli import COMMANDS, group
@@ -146,8 +146,7 @@ def test_a_module_of_ours_that_is_missing_stays_a_bug(module: str | None, monkey
 
 
 def run(*arguments: str, cwd: Path, **env: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "edgedsl", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env={**os.environ, **env}, check=False)
+    return python("-m", "edgedsl", *arguments, cwd=cwd, env={**os.environ, **env}, check=False)
 
 
 def test_mistakes_give_a_message_a_hint_and_a_code_but_no_traceback(tmp_path: Path) -> None:

@@ -3,8 +3,6 @@ from __future__ import annotations
 import dataclasses
 import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +10,7 @@ import numpy as np
 import onnxruntime
 import pytest
 from click.testing import CliRunner
+from interpreter import python
 from tiny_export import CONTEXT, TinyOnnx
 
 from edgedsl.bundle.schema import ModelInfo
@@ -163,8 +162,7 @@ def test_telemetry_is_off_before_onnxruntime_is_imported(module: str) -> None:
         f"import edgedsl.runtime.{module}\n"
     )
     environment = {name: value for name, value in os.environ.items() if name != "ORT_DISABLE_TELEMETRY"}
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
-    assert done.stdout == "1\n"
+    assert python("-c", code, env=environment).stdout == "1\n"
 
 
 def test_threads_and_provider_are_those_asked_for(tiny_onnx: TinyOnnx) -> None:

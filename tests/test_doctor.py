@@ -11,6 +11,7 @@ from typing import Any
 
 import onnx
 import pytest
+from interpreter import python
 
 from edgedsl import cli, doctor, machine, provider_probe
 from edgedsl.doctor import GIB, Part, find_problems
@@ -280,5 +281,4 @@ def test_doctor_imports_nothing_heavy() -> None:
         "print(len(list(c._lines(diagnose(Path('.'), Path('.'))))) > 10,"
         " [m for m in ('torch', 'onnxruntime', 'transformers', 'onnx') if m in sys.modules])"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.split() == ["True", "[]"]
+    assert python("-c", code).stdout.split() == ["True", "[]"]

@@ -16,7 +16,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 from safetensors import SafetensorError
-from tiny_export import CONTEXT, TinyOnnx, export_tiny, model_info
+from tiny_export import CONTEXT, SHAPE, YARN, TinyOnnx, export_tiny, model_info
 from transformers import AutoModelForCausalLM, Gemma3TextConfig, LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config
 
 import edgedsl
@@ -24,7 +24,7 @@ from edgedsl.bundle.manifest import open_bundle
 from edgedsl.cli import group, main
 from edgedsl.config import Config, load_config, override
 from edgedsl.errors import BundleError, EdgeDSLError, ExportError, GateError, ModelError
-from edgedsl.exporters import pipeline
+from edgedsl.exporters import hops, pipeline
 from edgedsl.exporters.attention import fuse_attention, is_fusable
 from edgedsl.exporters.calibration import input_moments
 from edgedsl.exporters.merge import load_adapted
@@ -36,16 +36,6 @@ from edgedsl.exporters.quality import Quality, check_gate
 from edgedsl.exporters.source import adapter_source
 from edgedsl.training.record import read_run
 
-SHAPE: dict[str, Any] = {
-    "vocab_size": 120,
-    "hidden_size": 64,
-    "intermediate_size": 96,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 256,
-}
-YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64}
 ROW = [int(i) for i in np.random.default_rng(1).integers(0, 120, 30)]
 
 
@@ -425,7 +415,7 @@ def test_a_disk_that_fills_up_leaves_the_old_bundle(
 
 def test_the_gate_leaves_the_old_bundle(project: Config, monkeypatch: pytest.MonkeyPatch) -> None:
     measured = iter([0.9, 0.9, 0.9, 0.2, 0.2])
-    monkeypatch.setattr(pipeline, "measure", lambda *args: Quality(4, next(measured), 1.0))
+    monkeypatch.setattr(hops, "measure", lambda *args: Quality(4, next(measured), 1.0))
     strict = override(project, "export", {"gate": 0.5})
     assert_fails_untouched(strict, GateError, "onnx -> quantized")
 
@@ -457,12 +447,12 @@ def test_a_new_bundle_takes_the_place_of_the_old_one(project: Config) -> None:
 
 def test_drafts_that_change_answers_are_taken_out_again(project: Config, monkeypatch: pytest.MonkeyPatch) -> None:
     """The tiny model is asked the same sentence often; its drafted answers are made to differ."""
-    real = pipeline._Export._measure_programs
+    real = hops.Hops._measure_programs
 
     def differing(self: Any, hop: str, generate: Any) -> None:
         real(self, hop, generate if hop != "drafted" else lambda sentences: ["?" for _ in sentences])
 
-    monkeypatch.setattr(pipeline._Export, "_measure_programs", differing)
+    monkeypatch.setattr(hops.Hops, "_measure_programs", differing)
     said: list[str] = []
     output = export(override(project, "export", {"eval_rows": 1}), offline=True, say=said.append)
     assert [line for line in said if "drafts" in line] == [

@@ -11,7 +11,7 @@ import onnx
 import onnxruntime as ort
 import pytest
 import torch
-from tiny_export import CONTEXT, model_info
+from tiny_export import CONTEXT, SHAPE, YARN, model_info
 from transformers import (
     AutoModelForCausalLM,
     Gemma2Config,
@@ -34,24 +34,11 @@ from edgedsl.exporters.fused.plan import plan_of
 from edgedsl.exporters.quantize import quantize_model
 from edgedsl.runtime.decoder import Decoder
 
-VOCABULARY = 120
-SHAPE: dict[str, Any] = {
-    "vocab_size": VOCABULARY,
-    "hidden_size": 64,
-    "intermediate_size": 96,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 256,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-    "pad_token_id": 0,
-}
+VOCABULARY = SHAPE["vocab_size"]
 LLAMA3 = {
     "rope_type": "llama3", "factor": 8.0, "high_freq_factor": 4.0, "low_freq_factor": 1.0,
     "original_max_position_embeddings": 32,
 }  # fmt: skip
-YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64}
 LONG = {"type": "longrope", "short_factor": [1.0] * 3 + [1.5] * 5, "long_factor": [4.0] * 8}
 GEMMA: dict[str, Any] = {"head_dim": 32, "sliding_window": 8, "query_pre_attn_scalar": 24}
 GRANITE: dict[str, Any] = {

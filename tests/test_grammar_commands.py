@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import subprocess
-import sys
 import xml.etree.ElementTree as ET
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -15,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
+from interpreter import python
 from tiny import CATALOGUE, EOS_TOKEN, GRAMMAR, byte_alphabet, tiny_backend, write_language, write_tokenizer
 from tokenizers import AddedToken, models
 from tokenizers import Tokenizer as Backend
@@ -74,11 +73,8 @@ def test_samples_are_programs_and_the_seed_makes_them() -> None:
 
 def test_samples_do_not_depend_on_the_order_of_sets(tmp_path: Path) -> None:
     path = lark(write_language(tmp_path), GRAMMAR, "grammar.lark")
-    command = [sys.executable, "-m", "edgedsl", "grammar", "sample", str(path), "--n", "20"]
-    outputs = {
-        subprocess.run(command, env={**os.environ, "PYTHONHASHSEED": seed}, capture_output=True, check=True).stdout
-        for seed in "12"
-    }
+    command = ("-m", "edgedsl", "grammar", "sample", path, "--n", 20)
+    outputs = {python(*command, env={**os.environ, "PYTHONHASHSEED": seed}).stdout for seed in "12"}
     assert len(outputs) == 1
 
 

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 import pytest
 from hostile_grammars import ALL, HUGE_TERMINAL, LONG_STRING, STOPPED, Hostile
+from interpreter import python
 from tiny import tiny_template, write_tokenizer
 
 from edgedsl.cli import group
@@ -319,12 +320,7 @@ def test_a_system_without_limits_is_told_of(tmp_path: Path, monkeypatch: pytest.
 
 def command(*arguments: object) -> subprocess.CompletedProcess[str]:
     """As a shell runs it."""
-    return subprocess.run(
-        [sys.executable, "-c", "from edgedsl.cli import main; main()", "grammar", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    return python("-c", "from edgedsl.cli import main; main()", "grammar", *arguments, check=False)
 
 
 def named(name: str) -> Hostile:

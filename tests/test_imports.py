@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import ast
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from interpreter import python
 
 import edgedsl
 import edgedsl.bench
@@ -167,7 +167,7 @@ def test_every_library_is_a_dependency_or_comes_with_an_extra_that_is_known() ->
 def imported_by(code: str) -> set[str]:
     """Top-level modules in a fresh interpreter after running the code."""
     script = f"import sys\n{code}\nprint(*sorted({{name.split('.')[0] for name in sys.modules}}))"
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    done = python("-c", script)
     return set(done.stdout.splitlines()[-1].split())
 
 
@@ -214,7 +214,7 @@ def test_telemetry_of_onnx_runtime_is_off_before_it_is_imported() -> None:
         "cli.group.main = lambda **_: print('onnxruntime' in sys.modules, os.environ['ORT_DISABLE_TELEMETRY'])\n"
         "cli.main()"
     )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    done = python("-c", script)
     assert done.stdout.split() == ["False", "1"]
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from edgedsl.grammar import Grammar
 from edgedsl.grammar.authoring.byte_tokenizer import byte_tokenizer
-from edgedsl.grammar.matcher import CompiledGrammar
+from edgedsl.grammar.compiled import CompiledGrammar
 from edgedsl.grammar.sources import ebnf, gbnf, json_schema, regex_source, tools
 from edgedsl.tokenizer import Tokenizer
 

@@ -1,4 +1,4 @@
-"""The index of training sentences, against cosines worked out one by one, and malformed files."""
+"""The index of training sentences, against cosines worked out one by one."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from edgedsl.errors import BundleError, ExportError
 from edgedsl.exporters import neighbours as exporter
 from edgedsl.exporters.neighbours import write_neighbours
 from edgedsl.runtime.neighbours import NeighbourIndex, rarity
@@ -72,46 +71,6 @@ def test_the_same_pairs_give_the_same_bytes(tmp_path: Path) -> None:
     first = (tmp_path / "x").read_bytes()
     build(tmp_path, [([*reversed(words), words[0]], target) for words, target in ROWS] + ROWS)
     assert (tmp_path / "x").read_bytes() == first
-
-
-@pytest.mark.parametrize("rows", [[], [([VOCAB], [1])], [([1], [VOCAB])], [([1], [-1])]])
-def test_what_cannot_be_indexed_is_refused(tmp_path: Path, rows: Rows) -> None:
-    with pytest.raises(ExportError):
-        write_neighbours(tmp_path / "x", rows, vocab_size=VOCAB)
-    assert not (tmp_path / "x").exists()
-
-
-def test_another_tokenizer_is_refused(tmp_path: Path) -> None:
-    build(tmp_path, ROWS)
-    with pytest.raises(BundleError, match="made for 40 tokens, the tokenizer has 41"):
-        NeighbourIndex.from_file(tmp_path / "x", 41)
-
-
-@given(
-    st.lists(st.tuples(st.integers(0, 2000), st.integers(0, 255)), max_size=6),
-    st.one_of(st.none(), st.integers(0, 2000)),
-    st.binary(max_size=20),
-)
-@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_a_malformed_file_never_crashes(
-    tmp_path: Path, changes: list[tuple[int, int]], length: int | None, more: bytes
-) -> None:
-    write_neighbours(tmp_path / "x", ROWS, vocab_size=VOCAB)
-    whole = (tmp_path / "x").read_bytes()
-    content = bytearray(whole[:length] + more)
-    for place, value in changes:
-        if content:
-            content[place % len(content)] = value
-    (tmp_path / "x").write_bytes(content)
-    try:
-        index = NeighbourIndex.from_file(tmp_path / "x", VOCAB)
-    except BundleError:
-        assert content != whole
-        return
-    for sentence in ([], [1], [1, 2, 8, 9]):
-        for token_ids, vote in index.nearest(sentence, 2):
-            assert vote > 0
-            assert all(0 <= token_id < VOCAB for token_id in token_ids)
 
 
 def test_common_tokens_are_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

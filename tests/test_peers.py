@@ -208,11 +208,6 @@ def test_a_contestant_that_cannot_be_opened_is_all_errors(
     assert rows([bad])[0]["load_ms"] is None
 
 
-def test_interpreter_that_is_not_there() -> None:
-    with pytest.raises(ConfigError, match="cannot be started"):
-        WorkerProcess(Path("/no/such/python"), Path("module.py"), 1)
-
-
 def test_module_that_cannot_be_imported(tmp_path: Path) -> None:
     module = tmp_path / "bad_peer.py"
     module.write_text("import no_such_package_at_all\n")

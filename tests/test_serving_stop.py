@@ -15,6 +15,7 @@ from typing import Any
 import httpx
 import pytest
 from fake_engine import PROGRAM
+from interpreter import python
 from serving_client import URL, body
 
 # --- stopping ---
@@ -116,17 +117,11 @@ def test_serving_imports_neither_jinja_nor_torch() -> None:
         "import sys, edgedsl.serving.run, edgedsl.cli.serve; print([m for m in sys.modules if m.split('.')[0] in %r])"
     )
     names = ("jinja2", "torch", "transformers", "peft", "datasets", "onnx", "onnxruntime")
-    done = subprocess.run([sys.executable, "-c", code % (names,)], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
+    assert python("-c", code % (names,)).stdout.strip() == "[]"
 
 
 def test_cli_names_the_flag_that_is_wrong() -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "edgedsl", "serve", "nowhere", "--host", "0.0.0.0", "--port", "0"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = python("-m", "edgedsl", "serve", "nowhere", "--host", "0.0.0.0", "--port", "0", check=False)
     assert done.returncode == 2
     assert "no API key" in done.stderr
     assert "Traceback" not in done.stderr

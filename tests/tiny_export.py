@@ -19,6 +19,20 @@ from edgedsl.exporters.optimum import OptimumExporter
 from edgedsl.runtime.decoder import Decoder
 
 CONTEXT = 96
+# Of models that are made without a file; the special tokens of some classes are beyond the vocabulary otherwise.
+SHAPE: dict[str, Any] = {
+    "vocab_size": 120,
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 256,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": 0,
+}
+YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64}
 PROJECT = """
 [project]
 name = "tiny"

@@ -12,19 +12,17 @@ import json
 import math
 import re
 import sys
-from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from edgedsl import machine
-from edgedsl.bench.command import write_result
+from edgedsl.bench.command import exit_code, say, write_result
 from edgedsl.bench.peers import environments
 from edgedsl.bench.peers.measure import Plan, measure, parse_specs
 from edgedsl.bench.peers.specs import PEERS, Spec
 from edgedsl.bench.peers.weights import write_weights
 from edgedsl.config import PROJECT_FILE, Config, load_config
-from edgedsl.errors import ConfigError, EdgeDSLError
+from edgedsl.errors import ConfigError
 
 DEFAULT_PEERS = "llama-cpp,genai,transformers"
 QUICK = 20
@@ -34,12 +32,7 @@ QUICK_S = 360.0  # of ten minutes; loading and building a model take the rest
 def main(arguments: list[str] | None = None) -> int:
     """Command line; returns the exit code."""
     options = _parser().parse_args(arguments)
-    action: Callable[[argparse.Namespace], int] = options.action
-    try:
-        return action(options)
-    except EdgeDSLError as exc:
-        print(f"error: {exc}" + (f"\nhint: {exc.hint}" if exc.hint else ""), file=sys.stderr)
-        return exc.exit_code
+    return exit_code(lambda: options.action(options))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -84,27 +77,25 @@ def _add_measurement(command: argparse.ArgumentParser) -> None:
     command.add_argument("--output", type=Path, default=None, help="JSON file to write")
 
 
-def _setup(options: argparse.Namespace) -> int:
-    environments.setup(options.peer, options.folder.absolute(), _say)
-    return 0
+def _setup(options: argparse.Namespace) -> None:
+    environments.setup(options.peer, options.folder.absolute(), say)
 
 
-def _weights(options: argparse.Namespace) -> int:
+def _weights(options: argparse.Namespace) -> None:
     write_weights(load_config(options.project / PROJECT_FILE), options.output)
-    return 0
 
 
-def _all(options: argparse.Namespace) -> int:
+def _all(options: argparse.Namespace) -> None:
     """A peer that cannot be set up is left out, and the result says so."""
     config = load_config(options.project / PROJECT_FILE)
     specs, left_out = [], []
     folder = options.folder.absolute()
     for spec in parse_specs(options.peers):
         try:
-            environments.setup(spec.peer, folder, _say)
+            environments.setup(spec.peer, folder, say)
             specs.append(spec)
         except ConfigError as exc:
-            _say(f"{spec.peer}: {exc.message}")
+            say(f"{spec.peer}: {exc.message}")
             left_out.append(f"{PEERS[spec.peer].label} was left out: its environment could not be made.")
     if not specs:
         raise ConfigError("no peer could be set up", hint=f"see {folder}/*/setup.log")
@@ -113,7 +104,7 @@ def _all(options: argparse.Namespace) -> int:
     options.bundle = [config.path(config.export.output)]
     options.pairs = config.path(config.data.dev)
     options.output = options.output or _default_output(options, config)
-    return _measured(options, _plan(options, specs, left_out))
+    _measured(options, _plan(options, specs, left_out))
 
 
 def _default_output(options: argparse.Namespace, config: Config) -> Path:
@@ -143,19 +134,12 @@ def _plan(options: argparse.Namespace, specs: list[Spec] | None = None, left_out
     )
 
 
-def _measured(options: argparse.Namespace, plan: Plan) -> int:
+def _measured(options: argparse.Namespace, plan: Plan) -> None:
     if options.output is None:
         raise ConfigError("--output is missing", hint="name the JSON file to write")
-    found: dict[str, Any] = {}
-
-    def record() -> dict[str, Any]:
-        found.update(measure(plan, _command(options, plan), _say))
-        return found
-
-    exit_code = write_result(record, options.output)
-    if exit_code == 0:
-        print(json.dumps(found["ratios"]), flush=True)
-    return exit_code
+    record = measure(plan, _command(options, plan), say)
+    write_result(record, options.output)
+    print(json.dumps(record["ratios"]), flush=True)
 
 
 def _command(options: argparse.Namespace, plan: Plan) -> str:
@@ -163,10 +147,6 @@ def _command(options: argparse.Namespace, plan: Plan) -> str:
         f"python -m edgedsl.bench.peers run --pairs {plan.pairs.name} --num {plan.num} --peers {options.peers}"
         f" --num-threads {plan.num_threads}"
     )
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -1,31 +1,20 @@
-"""The driver's end of a worker: a process that is asked in lines of JSON and killed where it takes too long."""
+"""The driver's end of a worker."""
 
 from __future__ import annotations
 
-import contextlib
-import json
-import os
-import subprocess
-from collections.abc import Sequence
 from pathlib import Path
-from queue import Empty, Queue
-from threading import Thread
-from typing import Any
 
-from edgedsl.errors import ConfigError, GenerationError
+from edgedsl.bench.process import JsonProcess, threads
 
 WORKER = Path(__file__).with_name("worker.py")
-_END_TIMEOUT_S = 5.0
-_THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS")
 _OFFLINE = {
-    "TOKENIZERS_PARALLELISM": "false",
     "HF_HUB_OFFLINE": "1",
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "ORT_DISABLE_TELEMETRY": "1",  # onnxruntime-genai sends some otherwise
 }
 
 
-class WorkerProcess:
+class WorkerProcess(JsonProcess):
     """A worker of one contestant.
 
     Args:
@@ -39,67 +28,5 @@ class WorkerProcess:
     """
 
     def __init__(self, python: Path, module: Path, num_threads: int, log: Path | None = None) -> None:
-        environment = os.environ | dict.fromkeys(_THREADS, str(num_threads)) | _OFFLINE
         # -I: neither this folder nor the caller's PYTHONPATH is on the import path.
-        command = [str(python), "-I", str(WORKER), str(module)]
-        self._process = _started(command, environment, log)
-        self._lines: Queue[str] = Queue()
-        self._reader = Thread(target=self._read, daemon=True)
-        self._reader.start()
-
-    def ask(self, request: dict[str, Any], timeout_s: float) -> dict[str, Any]:
-        """The answer to a request.
-
-        Raises:
-            GenerationError: the contestant failed, ended, or took too long; after the last two it is gone.
-        """
-        try:
-            assert self._process.stdin is not None
-            self._process.stdin.write(json.dumps(request) + "\n")
-            self._process.stdin.flush()
-            line = self._lines.get(timeout=timeout_s)
-        except Empty as exc:
-            self.close()
-            raise GenerationError(f"no answer in {timeout_s:g} s") from exc
-        except OSError:  # nobody reads any more
-            line = ""
-        if not line:
-            exit_code = self._process.wait()
-            self.close()
-            raise GenerationError(f"the process ended with {exit_code}")
-        answer: dict[str, Any] = json.loads(line)
-        if "error" in answer:
-            raise GenerationError(answer["error"])
-        return answer
-
-    @property
-    def is_running(self) -> bool:
-        """Whether it can be asked."""
-        return self._process.poll() is None
-
-    def close(self) -> None:
-        """End the process."""
-        self._process.kill()
-        self._process.wait()
-        self._reader.join(_END_TIMEOUT_S)
-        for stream in (self._process.stdin, self._process.stdout):
-            with contextlib.suppress(OSError):  # a request that was not written any more
-                if stream is not None:
-                    stream.close()
-
-    def _read(self) -> None:
-        assert self._process.stdout is not None
-        for line in self._process.stdout:
-            self._lines.put(line)
-        self._lines.put("")
-
-
-def _started(command: Sequence[str], environment: dict[str, str], log: Path | None) -> subprocess.Popen[str]:
-    pipe = subprocess.PIPE
-    with log.open("ab") if log else contextlib.nullcontext() as file:
-        try:
-            return subprocess.Popen(
-                command, stdin=pipe, stdout=pipe, stderr=file, text=True, encoding="utf-8", env=environment
-            )
-        except OSError as exc:
-            raise ConfigError(f"interpreter '{command[0]}' cannot be started: {exc.strerror}") from exc
+        super().__init__([str(python), "-I", str(WORKER), str(module)], threads(num_threads) | _OFFLINE, log)

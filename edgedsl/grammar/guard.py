@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgedsl.errors import GenerationError, NoTokenError
+from edgedsl.grammar.compiled import CompiledGrammar
 from edgedsl.grammar.legal_tokens import LegalTokens, Logits
-from edgedsl.grammar.matcher import CompiledGrammar, Matcher
+from edgedsl.grammar.matcher import Matcher
 from edgedsl.grammar.position import Position
 
 # While twice the bytes that are missing, and this many tokens more, fit into the budget, no completion is worked out.

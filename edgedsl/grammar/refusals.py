@@ -10,7 +10,7 @@ from __future__ import annotations
 from lark import Tree
 
 from edgedsl.errors import GrammarError
-from edgedsl.grammar.matcher import Grammar
+from edgedsl.grammar.grammar import Grammar
 
 RULE = "refusal"
 

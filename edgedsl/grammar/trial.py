@@ -17,7 +17,7 @@ from edgedsl.grammar.confinement import Answer, Limits, check_size
 
 if TYPE_CHECKING:
     from edgedsl.grammar.authoring.check import Report
-    from edgedsl.grammar.matcher import Grammar
+    from edgedsl.grammar.grammar import Grammar
     from edgedsl.grammar.sources.imported import Imported
     from edgedsl.tokenizer import Tokenizer
 
@@ -150,7 +150,7 @@ def _work(request: dict[str, Any], limits: Limits) -> Any:
 
 def _compile(request: dict[str, Any], limits: Limits) -> int:
     from edgedsl.grammar.authoring.token_set import open_tokens
-    from edgedsl.grammar.matcher import Grammar
+    from edgedsl.grammar.grammar import Grammar
     from edgedsl.tokenizer import Tokenizer
 
     lark_path, catalogue_path = Path(request["lark"]), _path(request["catalogue"])
@@ -191,7 +191,7 @@ def _check(request: dict[str, Any], limits: Limits) -> dict[str, Any]:
 
 def _import(request: dict[str, Any], limits: Limits) -> list[Any]:
     from edgedsl.grammar.authoring.byte_tokenizer import END_TOKEN, byte_tokenizer
-    from edgedsl.grammar.matcher import Grammar
+    from edgedsl.grammar.grammar import Grammar
     from edgedsl.grammar.sources.importer import import_grammar
 
     path = Path(request["path"])

@@ -22,7 +22,8 @@ from edgedsl.grammar.authoring.sampling import Sampler
 from edgedsl.grammar.authoring.structure import Structure
 from edgedsl.grammar.authoring.token_set import TokenSet
 from edgedsl.grammar.authoring.walks import Walker, forced_bytes, possible_tokens, unspellable
-from edgedsl.grammar.matcher import CompiledGrammar, Grammar
+from edgedsl.grammar.compiled import CompiledGrammar
+from edgedsl.grammar.grammar import Grammar
 
 NUM_SAMPLES = 40
 _MAX_FORCED = 200  # programs whose bytes are looked at one by one

@@ -18,7 +18,7 @@ from edgedsl.grammar.authoring.derivation import Derivations
 from edgedsl.grammar.authoring.findings import ERROR, WARNING, Finding
 from edgedsl.grammar.authoring.prefixes import Prefixes, shortest_paths
 from edgedsl.grammar.authoring.structure import Structure, owner
-from edgedsl.grammar.matcher import START
+from edgedsl.grammar.grammar import START
 
 _END = "$END"
 _MAX_TRIES = 400

@@ -7,7 +7,7 @@ from random import Random
 
 from edgedsl.errors import GrammarError
 from edgedsl.grammar.authoring.structure import Structure
-from edgedsl.grammar.matcher import START
+from edgedsl.grammar.grammar import START
 
 _MAX_TREE = 500  # symbols; a repeat of 2^31 times may ask for more than memory holds
 

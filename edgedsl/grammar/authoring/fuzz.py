@@ -14,7 +14,7 @@ from edgedsl.errors import GrammarError
 from edgedsl.grammar.authoring.generation import Generated, Generation, Request
 from edgedsl.grammar.authoring.random_logits import KINDS
 from edgedsl.grammar.authoring.token_set import TokenSet
-from edgedsl.grammar.matcher import Grammar
+from edgedsl.grammar.grammar import Grammar
 
 # Tokens that a budget has more than the shortest program.
 SPARE = (0, 1, 2, 3, 5, 8, 13, 21, 34, 55, 89)

@@ -12,8 +12,8 @@ import numpy as np
 
 from edgedsl.errors import GenerationError, NoTokenError
 from edgedsl.grammar.authoring.random_logits import Logits, RandomLogits
+from edgedsl.grammar.compiled import CompiledGrammar
 from edgedsl.grammar.guard import BudgetGuard
-from edgedsl.grammar.matcher import CompiledGrammar
 
 
 @dataclass(frozen=True)

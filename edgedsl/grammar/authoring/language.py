@@ -12,7 +12,7 @@ from pathlib import Path
 from edgedsl.catalogue import Catalogue, bind
 from edgedsl.errors import GrammarError
 from edgedsl.grammar.authoring.refusal import is_unicode
-from edgedsl.grammar.matcher import Grammar
+from edgedsl.grammar.grammar import Grammar
 
 KINDS = ("accept", "reject", "incomplete")
 

@@ -7,7 +7,7 @@ from collections.abc import Set as AbstractSet
 import numpy as np
 from numpy.typing import NDArray
 
-from edgedsl.grammar.matcher import CompiledGrammar
+from edgedsl.grammar.compiled import CompiledGrammar
 
 # normal: as an untrained model. peaked: one token far above the others. endless: no wish to end or to close anything.
 # nested: a wish to open. ties: few different values. equal: one value. extreme: half of the logits are the lowest or

@@ -8,7 +8,7 @@ from edgedsl.errors import GrammarError
 from edgedsl.grammar.authoring.derivation import Derivations
 from edgedsl.grammar.authoring.lexicon import Speller
 from edgedsl.grammar.authoring.structure import Structure
-from edgedsl.grammar.matcher import START, Grammar
+from edgedsl.grammar.grammar import START, Grammar
 from edgedsl.grammar.position import Automaton, Position
 
 _MAX_SIZE = 60

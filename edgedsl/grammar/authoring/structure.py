@@ -15,7 +15,7 @@ from lark.lexer import PatternStr, TerminalDef
 from lark.load_grammar import load_grammar
 
 from edgedsl.grammar.authoring.findings import ERROR, WARNING, Finding
-from edgedsl.grammar.matcher import START, lark_failure
+from edgedsl.grammar.grammar import START, lark_failure
 
 # Rules that Lark makes of `*`, `+` and templates: their owner is the rule they were written in.
 _MADE = re.compile(r"__(?P<owner>.+?)_(?:star|plus|repeat_a\d+_b\d+(?:_opt)?)_\d+$")

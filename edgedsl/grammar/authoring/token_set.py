@@ -8,7 +8,8 @@ from pathlib import Path
 
 from edgedsl.errors import ModelError
 from edgedsl.grammar.authoring.byte_tokenizer import END_TOKEN, byte_tokenizer
-from edgedsl.grammar.matcher import CompiledGrammar, Grammar
+from edgedsl.grammar.compiled import CompiledGrammar
+from edgedsl.grammar.grammar import Grammar
 from edgedsl.tokenizer import Tokenizer
 
 # Ends of a turn come before ends of a text: a model that has both is tuned to write the first.

@@ -11,7 +11,8 @@ from lark.lexer import TerminalDef
 from numpy.typing import NDArray
 
 from edgedsl.errors import GenerationError
-from edgedsl.grammar.matcher import CompiledGrammar, Matcher
+from edgedsl.grammar.compiled import CompiledGrammar
+from edgedsl.grammar.matcher import Matcher
 from edgedsl.grammar.position import Automaton, Position
 from edgedsl.grammar.regex import Dfa, Nfa
 from edgedsl.grammar.vocabulary import Vocabulary

@@ -11,7 +11,9 @@ from edgedsl.errors import GenerationError, GrammarError
 from edgedsl.grammar.authoring.refusal import expected_terminals, find_refusal, is_unicode, shorten
 from edgedsl.grammar.authoring.structure import Structure
 from edgedsl.grammar.authoring.token_set import TokenSet
-from edgedsl.grammar.matcher import CompiledGrammar, Grammar, Matcher
+from edgedsl.grammar.compiled import CompiledGrammar
+from edgedsl.grammar.grammar import Grammar
+from edgedsl.grammar.matcher import Matcher
 from edgedsl.grammar.position import Position
 
 _EXAMPLES = 5

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from edgedsl.grammar.grammar import START, Grammar
 from edgedsl.grammar.lalr import END, Tables
-from edgedsl.grammar.matcher import START, Grammar
 from edgedsl.grammar.regex import Dfa, Nfa
 
 _MAX_STATES = 2000

@@ -10,7 +10,7 @@ from lark.exceptions import LarkError
 from lark.parsers.lalr_analysis import LALR_Analyzer
 
 from edgedsl.errors import GrammarError
-from edgedsl.grammar.matcher import START, Grammar
+from edgedsl.grammar.grammar import START, Grammar
 from edgedsl.grammar.sources.collisions import collisions
 
 

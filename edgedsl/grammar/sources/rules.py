@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from edgedsl.grammar.matcher import START
+from edgedsl.grammar.grammar import START
 from edgedsl.grammar.sources import expression as ex
 from edgedsl.grammar.sources.longest import first_is_longest
 

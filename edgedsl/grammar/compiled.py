@@ -1,0 +1,129 @@
+"""A grammar over the tokens of one model."""
+
+from __future__ import annotations
+
+from copy import copy
+from functools import cached_property
+from typing import Any
+
+import llguidance
+import numpy as np
+
+from edgedsl.catalogue import Catalogue
+from edgedsl.errors import GrammarError, RequestError
+from edgedsl.grammar.grammar import START, Grammar
+from edgedsl.grammar.legal_tokens import LegalTokenCache
+from edgedsl.grammar.matcher import Matcher, MatcherFactory
+from edgedsl.grammar.planner import Planner
+from edgedsl.grammar.position import Automaton
+from edgedsl.grammar.spans import Spans
+from edgedsl.grammar.subset import Subset
+from edgedsl.grammar.vocabulary import Vocabulary
+from edgedsl.tokenizer import Tokenizer
+
+_MAX_RESTRICTED = 16
+
+
+class CompiledGrammar:
+    """A grammar over the tokens of one tokenizer. Immutable; matchers are made from it."""
+
+    def __init__(self, grammar: Grammar, tokenizer: Tokenizer, end_token_ids: list[int]) -> None:
+        self.grammar = grammar
+        self.vocab_size = tokenizer.vocab_size
+        self.end_token_ids = frozenset(end_token_ids)
+        self.legal_tokens = LegalTokenCache(self.vocab_size)
+        self._special_token_ids = tokenizer.special_token_ids
+        try:
+            self._llg_tokenizer = llguidance.LLTokenizer(tokenizer.json_text, eos_token=list(end_token_ids))
+        except ValueError as exc:
+            raise GrammarError(f"the tokenizer cannot be used for constrained decoding: {exc}") from exc
+        if self._llg_tokenizer.vocab_size != self.vocab_size:
+            raise GrammarError(
+                f"the constraint sees {self._llg_tokenizer.vocab_size} tokens, the tokenizer has {self.vocab_size}"
+            )
+        self.matchers = MatcherFactory(self._llg_tokenizer, grammar)
+        self._restricted: dict[tuple[Subset | Spans, ...], CompiledGrammar] = {}
+        self.matcher().fill_bitmask(np.empty(self.bitmask_size, np.int32))  # warm: the first request pays nothing
+
+    @cached_property
+    def planner(self) -> Planner:
+        """Knows how a program may end soonest; worked out when first asked for.
+
+        Raises:
+            GrammarError: a terminal that no finite automaton can match, or no program can be spelled.
+        """
+        special = self._special_token_ids
+        decode = self._llg_tokenizer.decode_bytes
+        token_bytes = [b"" if i in special else decode([i]) for i in range(self.vocab_size)]
+        automaton = Automaton(self.grammar.lark, START, self.grammar.catalogue)
+        return Planner(automaton, Vocabulary(token_bytes), self._is_program)
+
+    def restrict(self, *parts: Subset | Spans) -> CompiledGrammar:
+        """The same grammar over a part of its names; nothing is compiled again, and the last few subsets are kept.
+
+        llguidance goes on to read the whole catalogue: what it alone allows, the budget guard refuses, and the re-parse
+        knows the part only.
+
+        Args:
+            parts: subsets of the catalogue, each a part of what the one before it leaves, and spans of a sentence.
+
+        Raises:
+            RequestError: an unknown name, no catalogue, or no program is left.
+        """
+        if any(isinstance(part, Spans) for part in parts):  # no other sentence has these
+            return self._restrict(parts)
+        if parts not in self._restricted:
+            self._restricted[parts] = self._restrict(parts)
+            while len(self._restricted) > _MAX_RESTRICTED:
+                del self._restricted[next(iter(self._restricted))]
+        self._restricted[parts] = self._restricted.pop(parts)  # now the last to go
+        return self._restricted[parts]
+
+    def _restrict(self, parts: tuple[Subset | Spans, ...]) -> CompiledGrammar:
+        catalogue = whole = self.grammar.catalogue or Catalogue({})
+        for part in parts:
+            if isinstance(part, Spans):
+                part.check(whole, self.grammar.lark)
+            catalogue = part.of(catalogue, self.grammar.lark)
+        restricted = copy(self)
+        restricted.grammar = self.grammar.restrict(catalogue)
+        restricted._restricted = {}
+        try:
+            restricted.planner = self.planner.restrict(self.planner.automaton.restrict(catalogue), self._is_program)
+        except GrammarError as exc:
+            raise RequestError(
+                "no program can be written with the names that are left",
+                hint="allow more of the catalogue, or texts that are not in the sentence",
+            ) from exc
+        return restricted
+
+    def _is_program(self, token_ids: list[int]) -> bool:
+        return self.matcher().accepts([*token_ids, min(self.end_token_ids)])
+
+    def check_budget(self, max_tokens: int) -> None:
+        """Refuse a budget that no program fits into.
+
+        Raises:
+            RequestError: the message names the minimum.
+        """
+        least = self.planner.min_tokens
+        if max_tokens < least:
+            raise RequestError(
+                f"max_tokens is {max_tokens}, the shortest program of '{self.grammar.name}' has {least} tokens",
+                hint=f"give max_tokens at least {least}",
+            )
+
+    @property
+    def bitmask_size(self) -> int:
+        """Words (int32) of a bitmask."""
+        return (self.vocab_size + 31) // 32
+
+    def matcher(self) -> Matcher:
+        """A matcher at the start of a program."""
+        return self.matchers.new()
+
+    def outlines_processor(self) -> Any:
+        """Outlines' own logits processor (numpy, batch 1), for use inside Outlines and to check ours against it."""
+        from outlines.backends.llguidance import LLGuidanceLogitsProcessor
+
+        return LLGuidanceLogitsProcessor(self.grammar.engine_source, self._llg_tokenizer, "numpy")

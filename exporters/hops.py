@@ -1,0 +1,126 @@
+"""The hops of an export, each measured: the logits on a few rows, and the programs decoded from the dev pairs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from edgedsl.bundle.manifest import ModelInfo
+from edgedsl.config import Config
+from edgedsl.data.pairs import Pair
+from edgedsl.evaluation.torch_decoder import TorchDecoder
+from edgedsl.exporters.parity import Parity, collect, compare
+from edgedsl.exporters.quality import Quality, measure
+from edgedsl.grammar import Grammar
+from edgedsl.prompt import PromptTemplate
+from edgedsl.runtime.call_costs import measure as measure_costs
+from edgedsl.runtime.decoder import Decoder
+from edgedsl.runtime.drafts import DraftSources
+from edgedsl.runtime.engine import Engine
+from edgedsl.runtime.sampling import SamplingParams
+from edgedsl.tokenizer import Tokenizer
+
+PARITY_ROWS = 8
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Language:
+    """What turns tokens into programs: the same objects for every hop."""
+
+    tokenizer: Tokenizer
+    template: PromptTemplate
+    grammar: Grammar
+
+
+class Hops:
+    """What was measured of each hop, in the order of measuring; the parity of a hop is that with the one before it.
+
+    Attributes:
+        pairs: dev pairs whose prompts are decoded.
+        parity: by hop; the first hop has none.
+        quality: by hop.
+        programs: by hop, one for each pair.
+        is_padded: whether calls of one token are padded to two, as a bundle with drafts decodes.
+    """
+
+    def __init__(self, config: Config, language: Language, pairs: Sequence[Pair], say: Say) -> None:
+        self.config = config
+        self.language = language
+        self.pairs = pairs
+        self.say = say
+        self.rows = [self.token_row(pair) for pair in pairs[:PARITY_ROWS]]
+        self.logits: list[Any] = []
+        self.parity: dict[str, Parity] = {}
+        self.quality: dict[str, Quality] = {}
+        self.programs: dict[str, list[str]] = {}
+        self.is_padded = config.export.drafts
+
+    def changed_share(self, hop: str, other: str) -> float:
+        """Share of the programs in which two hops differ."""
+        pairs = zip(self.programs[hop], self.programs[other], strict=True)
+        return sum(one != two for one, two in pairs) / len(self.pairs)
+
+    def token_row(self, pair: Pair) -> list[int]:
+        """Token ids of the prompt and its target, at most the context's."""
+        tokenizer = self.language.tokenizer
+        row = tokenizer.encode_prompt(self.language.template, pair.prompt) + tokenizer.encode_plain(pair.target)
+        return row[: self.config.export.context_length]
+
+    def measure_torch(self, hop: str, model: Any) -> None:
+        """Measure a transformers model under the grammar."""
+        language = self.language
+        end_token_ids = language.tokenizer.end_token_ids(language.template)
+        compiled = language.grammar.compile(language.tokenizer, end_token_ids)
+        decoder = TorchDecoder(model, language.tokenizer, language.template, compiled, "cpu")
+        with torch.inference_mode():
+            self._compare(
+                hop, collect(lambda row: model(torch.tensor([list(row)])).logits[0].float().numpy(), self.rows)
+            )
+        self._measure_programs(hop, partial(decoder.generate, max_tokens=self.config.generate.max_tokens))
+
+    def measure_onnx(self, hop: str, path: Path, info: ModelInfo) -> None:
+        """Measure a graph as the runtime decodes it; with the drafts beside it if the hop is "drafted"."""
+        decoder = Decoder(path, info, num_threads=self.config.runtime.num_threads)
+
+        def logits_of(row: Sequence[int]) -> Any:
+            decoder.reset()
+            return decoder.forward_all(row)
+
+        if hop != "drafted":  # the same graph as "quantized"
+            self._compare(hop, collect(logits_of, self.rows))
+        language = self.language
+        engine = Engine(
+            name=hop,
+            tokenizer=language.tokenizer,
+            template=language.template,
+            grammar=language.grammar,
+            decoder=decoder,
+        )
+        end_token_ids = engine.compiled.end_token_ids
+        if hop == "drafted":
+            engine.drafts = DraftSources.from_bundle(path.parent, language.tokenizer, end_token_ids)
+            engine.costs = measure_costs(decoder)
+        engine.is_padded = self.is_padded and info.kv_layout == "shared"
+        params = SamplingParams(max_tokens=self.config.generate.max_tokens)
+        self._measure_programs(
+            hop, lambda sentences: [engine.generate(sentence, params).text for sentence in sentences]
+        )
+
+    def _compare(self, hop: str, logits: list[Any]) -> None:
+        if self.logits:
+            self.parity[hop] = compare(self.logits, logits)
+        self.logits = logits
+
+    def _measure_programs(self, hop: str, generate: Any) -> None:
+        self.programs[hop] = generate([pair.prompt for pair in self.pairs])
+        self.quality[hop] = measure(self.programs[hop], self.pairs, self.language.grammar)
+        text = f"  {hop}: exact match {self.quality[hop].exact_match:.1%} of {len(self.pairs)}"
+        if parity := self.parity.get(hop):
+            text += f", argmax agreement {parity.argmax_agreement:.2%}, max difference {parity.max_difference:.2g}"
+        self.say(text)
