@@ -17,16 +17,14 @@ from collections import Counter
 from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import edgedsl.grammar
 from edgedsl import atomic, machine
-from edgedsl._version import __version__
 from edgedsl.bench.command import exit_code, say, write_result
 from edgedsl.errors import GenerationError
-from edgedsl.evaluation.record import RESULT_SCHEMA, busy_caveat, load_average
+from edgedsl.evaluation.record import busy_caveat, head, load_average
 from edgedsl.grammar.authoring.fuzz import BATCH_SIZES, Fuzzer
 from edgedsl.grammar.authoring.language import open_language, shipped
 from edgedsl.grammar.authoring.random_logits import KINDS
@@ -175,9 +173,7 @@ def _record(options: argparse.Namespace) -> dict[str, Any]:
     facts = machine.fingerprint()
     command = f"python -m edgedsl.bench.generations --tokenizer FILE --n {options.n} --seed {options.seed}"
     return {
-        "schema": RESULT_SCHEMA,
-        "edgedsl_version": __version__,
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        **head(),
         "kind": "generations",
         "title": "Random logits on every shipped grammar: do all programs parse",
         "caption": {

@@ -14,13 +14,11 @@ import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from edgedsl import machine
-from edgedsl._version import __version__
 from edgedsl.bench.command import run, say
 from edgedsl.bench.gbnf import from_grammar
 from edgedsl.bench.mask_engines import SPARE
@@ -28,7 +26,7 @@ from edgedsl.bench.mask_worker import MaskProcess, Run
 from edgedsl.bench.process import Message
 from edgedsl.errors import ConfigError, GenerationError, GrammarError
 from edgedsl.evaluation.progress import track
-from edgedsl.evaluation.record import RESULT_SCHEMA, busy_caveat, load_average
+from edgedsl.evaluation.record import busy_caveat, head, load_average
 from edgedsl.evaluation.statistics import summary
 from edgedsl.grammar.authoring.language import Language, open_language, shipped
 from edgedsl.grammar.authoring.sampling import Sampler
@@ -242,9 +240,7 @@ def _record(options: argparse.Namespace) -> dict[str, Any]:
     facts = machine.fingerprint()
     xgrammar = " --xgrammar-python PYTHON" if "xgrammar" in engines else ""
     return {
-        "schema": RESULT_SCHEMA,
-        "edgedsl_version": __version__,
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        **head(),
         "kind": "masks",
         "title": "Masks beside those of other engines",
         "caption": {

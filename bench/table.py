@@ -21,7 +21,7 @@ from edgedsl.errors import DataError
 from edgedsl.evaluation.record import RESULT_SCHEMA
 
 BY_GRAMMAR = "by-grammar"
-KINDS = ("quality", "hops", "budget", "generations", "latency", "masks", "drafts", "peers")
+KINDS = ("quality", "hops", "budget", "generations", "latency", "masks", "catalogues", "drafts", "peers")
 CAPTION = ("model", "grammar", "cpu", "command")
 _NAME = re.compile(r"[a-z0-9.-]+_[a-z0-9.-]+_\d{6}\.json")
 _TITLES = {
@@ -35,6 +35,8 @@ _TITLES = {
     "tokenizer_ms": "tokenizer, ms", "compile_ms": "compile, ms", "compile_ms_max": "longest, ms",
     "start_us_p50": "start p50, µs", "propose_us_p50": "proposal p50, µs", "propose_us_p95": "p95, µs",
     "tokens_per_call_unseen": "unseen targets",
+    "read_ms": "read by Lark, ms", "subset_ms_p50": "part of 20 p50, ms", "subset_ms_max": "longest, ms",
+    "memory_bytes": "memory",
     "mask_us_p50": "mask and check p50, µs", "mask_us_p99": "p99, µs", "mask_us_max": "longest, µs",
 }  # fmt: skip
 _HEADLINE = (

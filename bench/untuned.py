@@ -8,16 +8,14 @@ from __future__ import annotations
 import argparse
 import hashlib
 import sys
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from edgedsl import machine
-from edgedsl._version import __version__
 from edgedsl.bench.command import run
 from edgedsl.config import Config, load_config
 from edgedsl.data.pairs import read_pairs, spread
-from edgedsl.evaluation.record import RESULT_SCHEMA, busy_caveat, load_average
+from edgedsl.evaluation.record import busy_caveat, head, load_average
 
 NUM_EXAMPLES = 5
 
@@ -48,9 +46,7 @@ def measure(config: Config, num_rows: int | None, *, offline: bool = False) -> d
         "no_grammar_parse_rate": found["base_parse_rate_without_grammar"],
     }
     return {
-        "schema": RESULT_SCHEMA,
-        "edgedsl_version": __version__,
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        **head(),
         "kind": "quality",
         "title": f"The untuned base model on {config.project.name}",
         "caption": {

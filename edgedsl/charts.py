@@ -80,6 +80,23 @@ def histogram(values: Sequence[float], *, x_name: str, num_bins: int = 24) -> st
     return _svg(body, _HEIGHT)
 
 
+def scatter_chart(points: Sequence[tuple[str, float, float]], *, x_name: str, y_name: str, marked: str) -> str:
+    """Named points; x starts at 0, y goes from the least to the largest of them. At least one point."""
+    right = max(x for _, x, _ in points) or 1.0
+    low, high = min(y for _, _, y in points), max(y for _, _, y in points)
+    body = _axes(f"{x_name} {right:.4g}", high) + f'<text x="{_MARGIN}" y="12">{html.escape(y_name)}</text>'
+    for name, x, y in points:
+        at_x = _MARGIN + x / right * 0.8 * (_WIDTH - 2 * _MARGIN)
+        at_y = _HEIGHT - 2 * _MARGIN - (y - low) / ((high - low) or 1.0) * (_HEIGHT - 4 * _MARGIN)
+        kind, size = ("b", 6) if name == marked else ("a", 4)
+        label = f"{name}: {x:.4g}, {y:.4g}"
+        body += (
+            f'<circle class="{kind}" cx="{at_x:.1f}" cy="{at_y:.1f}" r="{size}"/>'
+            f'<text x="{at_x + 9:.1f}" y="{at_y + 4:.1f}">{html.escape(label)}</text>'
+        )
+    return _svg(body, _HEIGHT)
+
+
 def bar_chart(bars: Sequence[tuple[str, float]]) -> str:
     """One horizontal bar for each name, in the order given."""
     top = max((value for _, value in bars), default=0) or 1.0

@@ -82,7 +82,12 @@ class ExportSection:
         "fused (our own graph), optimum (traced; any architecture), or auto: fused where it covers the model.",
         ("auto", "fused", "optimum"),
     )
-    quantize: str = _field("int8", "What the bundle serves: int4, int8 or none (fp32).", ("int4", "int8", "none"))
+    quantize: str = _field(
+        "w8a8",
+        "What the bundle serves: w8a8 (8-bit weights and activations), int8 or int4 (weights only), none (fp32); auto "
+        "measures them on this machine and takes the fastest inside the gate.",
+        ("auto", "w8a8", "int8", "int4", "none"),
+    )
     gate: float = _field(0.97, "Least exact match of the quantised model as a share of the fp32 one.", minimum=0)
     eval_rows: int = _field(100, "Dev pairs decoded for the quality of each hop.", minimum=1)
     context_length: int = _field(512, "Longest prompt plus program the bundle takes, in tokens.", minimum=16)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from functools import cached_property
+from itertools import takewhile
 from pathlib import Path
 
 from tokenizers import Tokenizer as Backend
 
 from edgedsl.errors import ModelError
-from edgedsl.prompt import PromptTemplate
+from edgedsl.prompt import PromptTemplate, Segment
 
 _REPLACEMENT = "\ufffd"
 
@@ -50,8 +51,15 @@ class Tokenizer:
 
     def encode_prompt(self, template: PromptTemplate, sentence: str) -> list[int]:
         """Token ids of the whole prompt."""
+        return self._encode(template.render(sentence))
+
+    def encode_prefix(self, template: PromptTemplate) -> list[int]:
+        """Token ids before the sentence: every prompt begins with them."""
+        return self._encode(takewhile(lambda segment: segment.kind != "slot", template.segments))
+
+    def _encode(self, segments: Iterable[Segment]) -> list[int]:
         token_ids: list[int] = []
-        for segment in template.render(sentence):
+        for segment in segments:
             if segment.kind == "special":
                 token_ids.append(self.token_id(segment.value))
             else:

@@ -29,6 +29,7 @@ class Recipe:
         search_steps: scales tried per block; 1 is plain rounding.
         is_calibrated: round by GPTQ, with the second moments of each layer's inputs on training pairs.
         accuracy_level: 4 lets the kernel round activations to int8 per block, 0 keeps them fp32.
+        is_integer: products of integers (:mod:`edgedsl.exporters.w8a8`) wherever they lose little; the rest as above.
     """
 
     bits: int
@@ -37,6 +38,7 @@ class Recipe:
     search_steps: int = 1
     is_calibrated: bool = False
     accuracy_level: int = 4
+    is_integer: bool = False
 
     def bits_of(self, node_name: str) -> int:
         """Bits of one weight."""

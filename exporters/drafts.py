@@ -25,6 +25,11 @@ def write_drafts(folder: Path, pairs: Sequence[Pair], tokenizer: Tokenizer, end_
     write_neighbours(folder / neighbours.FILE_NAME, rows, vocab_size=size)
 
 
+def has_drafts(folder: Path) -> bool:
+    """Whether the indices are there."""
+    return (folder / ngrams.FILE_NAME).exists()
+
+
 def remove_drafts(folder: Path) -> None:
     """Take them out again: a bundle without them decodes token by token."""
     for name in (ngrams.FILE_NAME, neighbours.FILE_NAME):

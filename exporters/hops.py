@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import statistics
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -15,18 +16,21 @@ from edgedsl.config import Config
 from edgedsl.data.pairs import Pair
 from edgedsl.evaluation.torch_decoder import TorchDecoder
 from edgedsl.exporters.parity import Parity, collect, compare
-from edgedsl.exporters.quality import Quality, measure
+from edgedsl.exporters.quality import HOPS, Quality, measure
 from edgedsl.grammar import Grammar
 from edgedsl.prompt import PromptTemplate
 from edgedsl.runtime.call_costs import measure as measure_costs
 from edgedsl.runtime.decoder import Decoder
 from edgedsl.runtime.drafts import DraftSources
 from edgedsl.runtime.engine import Engine
+from edgedsl.runtime.prefix import FILE_NAME as PREFIX_FILE
+from edgedsl.runtime.prefix import Prefix
 from edgedsl.runtime.sampling import SamplingParams
 from edgedsl.tokenizer import Tokenizer
 
 PARITY_ROWS = 8
 Say = Callable[[str], None]
+Measured = TypeVar("Measured")
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,8 @@ class Hops:
         parity: by hop; the first hop has none.
         quality: by hop.
         programs: by hop, one for each pair.
+        e2el_ms: by hop of a graph, the median of a whole answer.
+        prefix_token_ids: tokens that every row begins with; no bundle computes their logits, so none are compared.
         is_padded: whether calls of one token are padded to two, as a bundle with drafts decodes.
     """
 
@@ -55,16 +61,26 @@ class Hops:
         self.pairs = pairs
         self.say = say
         self.rows = [self.token_row(pair) for pair in pairs[:PARITY_ROWS]]
+        self.prefix_token_ids = language.tokenizer.encode_prefix(language.template)
         self.logits: list[Any] = []
         self.parity: dict[str, Parity] = {}
         self.quality: dict[str, Quality] = {}
         self.programs: dict[str, list[str]] = {}
+        self.e2el_ms: dict[str, float] = {}
         self.is_padded = config.export.drafts
 
     def changed_share(self, hop: str, other: str) -> float:
         """Share of the programs in which two hops differ."""
         pairs = zip(self.programs[hop], self.programs[other], strict=True)
         return sum(one != two for one, two in pairs) / len(self.pairs)
+
+    def serve(self, recipe: str) -> None:
+        """What was measured of this recipe is that of the bundle; of the others, nothing is kept here."""
+        names = {hop: hop for hop in HOPS} | {recipe: "quantized", f"{recipe} drafted": "drafted"}
+        self.parity = _renamed(self.parity, names)
+        self.quality = _renamed(self.quality, names)
+        self.programs = _renamed(self.programs, names)
+        self.e2el_ms = _renamed(self.e2el_ms, names)
 
     def token_row(self, pair: Pair) -> list[int]:
         """Token ids of the prompt and its target, at most the context's."""
@@ -84,15 +100,28 @@ class Hops:
             )
         self._measure_programs(hop, partial(decoder.generate, max_tokens=self.config.generate.max_tokens))
 
-    def measure_onnx(self, hop: str, path: Path, info: ModelInfo) -> None:
-        """Measure a graph as the runtime decodes it; with the drafts beside it if the hop is "drafted"."""
-        decoder = Decoder(path, info, num_threads=self.config.runtime.num_threads)
+    def measure_onnx(self, hop: str, folder: Path, info: ModelInfo, drafts: Path | None = None) -> None:
+        """Measure a graph as the runtime decodes it.
+
+        Args:
+            hop: its name.
+            folder: with model.onnx, and the prefix if there is one.
+            info: of the model.
+            drafts: folder of the drafts to decode with; the logits are not compared again.
+        """
+        prefix = folder / PREFIX_FILE
+        decoder = Decoder(
+            folder / "model.onnx",
+            info,
+            num_threads=self.config.runtime.num_threads,
+            prefix=Prefix.from_file(prefix, info, self.language.tokenizer.vocab_size) if prefix.exists() else None,
+        )
 
         def logits_of(row: Sequence[int]) -> Any:
             decoder.reset()
-            return decoder.forward_all(row)
+            return decoder.forward_all(row[decoder.length :])
 
-        if hop != "drafted":  # the same graph as "quantized"
+        if drafts is None:
             self._compare(hop, collect(logits_of, self.rows))
         language = self.language
         engine = Engine(
@@ -103,19 +132,29 @@ class Hops:
             decoder=decoder,
         )
         end_token_ids = engine.compiled.end_token_ids
-        if hop == "drafted":
-            engine.drafts = DraftSources.from_bundle(path.parent, language.tokenizer, end_token_ids)
+        if drafts is not None:
+            engine.drafts = DraftSources.from_bundle(drafts, language.tokenizer, end_token_ids)
             engine.costs = measure_costs(decoder)
         engine.is_padded = self.is_padded and info.kv_layout == "shared"
         params = SamplingParams(max_tokens=self.config.generate.max_tokens)
-        self._measure_programs(
-            hop, lambda sentences: [engine.generate(sentence, params).text for sentence in sentences]
-        )
+        times: list[float] = []
+
+        def generate(sentences: Sequence[str]) -> list[str]:
+            completions = [engine.generate(sentence, params) for sentence in sentences]
+            times.extend(completion.timings.e2el_ms for completion in completions)
+            return [completion.text for completion in completions]
+
+        self._measure_programs(hop, generate)
+        self.e2el_ms[hop] = statistics.median(times)
 
     def _compare(self, hop: str, logits: list[Any]) -> None:
+        """With the last hop that was not quantised."""
+        num_compared = [len(row) - len(self.prefix_token_ids) for row in self.rows]
+        logits = [array[-num:] for array, num in zip(logits, num_compared, strict=True)]
         if self.logits:
             self.parity[hop] = compare(self.logits, logits)
-        self.logits = logits
+        if hop in HOPS[:-1]:
+            self.logits = logits
 
     def _measure_programs(self, hop: str, generate: Any) -> None:
         self.programs[hop] = generate([pair.prompt for pair in self.pairs])
@@ -124,3 +163,8 @@ class Hops:
         if parity := self.parity.get(hop):
             text += f", argmax agreement {parity.argmax_agreement:.2%}, max difference {parity.max_difference:.2g}"
         self.say(text)
+
+
+def _renamed(measured: Mapping[str, Measured], names: Mapping[str, str]) -> dict[str, Measured]:
+    """What has a new name, under that."""
+    return {names[hop]: value for hop, value in measured.items() if hop in names}

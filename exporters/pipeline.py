@@ -6,28 +6,26 @@ import errno
 import json
 import shutil
 import tempfile
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
-
-import onnx
-import torch
 
 from edgedsl import atomic
 from edgedsl.bundle.manifest import ModelInfo, write_manifest
 from edgedsl.config import Config
 from edgedsl.data.pairs import Pair, read_pairs, spread
 from edgedsl.errors import BundleError, ExportError
-from edgedsl.exporters.base import ExportedGraph, Exporter
-from edgedsl.exporters.calibration import input_moments
-from edgedsl.exporters.drafts import remove_drafts, write_drafts
+from edgedsl.exporters.base import Exporter
+from edgedsl.exporters.candidates import Calibration, Candidate, Writer, choose
+from edgedsl.exporters.drafts import has_drafts, remove_drafts, write_drafts
 from edgedsl.exporters.fused.exporter import FusedExporter
-from edgedsl.exporters.fused.moments import packed_moments
 from edgedsl.exporters.fused.plan import uncovered
 from edgedsl.exporters.hops import PARITY_ROWS, Hops, Language, Say
-from edgedsl.exporters.optimum import OptimumExporter, save_graph
+from edgedsl.exporters.optimum import OptimumExporter
+from edgedsl.exporters.pareto import picture
 from edgedsl.exporters.quality import check_gate
-from edgedsl.exporters.quantize import quantize_model
-from edgedsl.exporters.recipes import RECIPES
+from edgedsl.exporters.recipes import AUTO
 from edgedsl.exporters.source import Source, adapter_source, smoke_source
 from edgedsl.grammar import Grammar
 from edgedsl.grammar.trial import try_compile
@@ -98,21 +96,20 @@ class _Export:
         merged = model.merge_and_unload()
         merged.config.use_cache = True
         self.hops.measure_torch("merged", merged)
-        moments = self._moments(merged)
         self.exporter = self.exporter or self._choose_exporter(merged)
+        recipes = self._recipes(self.exporter)
+        calibration = Calibration.of(merged, recipes, self._calibration_rows, len(self.hops.prefix_token_ids))
         self.say(f"onnx: export with {self.exporter.name}")
         graph = self.exporter.export(merged, self.work, context_length=self.config.export.context_length)
         info = self._model_info(merged, graph.kv_layout)
         del model, merged
-        self.hops.measure_onnx("onnx", graph.path, info)
-        self.say(f"quantized: {self.config.export.quantize}")
-        self._write_model(graph, moments)
-        self.hops.measure_onnx("quantized", self.staging / "model.onnx", info)
+        self.hops.measure_onnx("onnx", graph.path.parent, info)
         if self.config.export.drafts:
-            self._add_drafts(info)
-        if not self.config.export.smoke:  # a random model has no quality to lose
-            check_gate(self.hops.quality, self.config.export.gate)
-        self._write_files(info)
+            self._write_drafts(info)
+        tokenizer = self.language.tokenizer
+        writer = Writer(graph, info, calibration, self.hops.prefix_token_ids, self.hops.rows, tokenizer.vocab_size)
+        candidates = [self._try(writer, name) for name in recipes]
+        self._take(candidates, info)
 
     def _choose_exporter(self, model: Any) -> Exporter:
         wanted = self.config.export.graph
@@ -121,26 +118,66 @@ class _Export:
             self.say(f"onnx: the fused graph does not cover this model ({reason}); optimum's is taken, which is slower")
         return OptimumExporter() if wanted == "optimum" or (reason and wanted == "auto") else FusedExporter()
 
-    def _add_drafts(self, info: ModelInfo) -> None:
-        """Write the files, and see what the answers come to with them."""
+    def _write_drafts(self, info: ModelInfo) -> None:
         tokenizer = self.language.tokenizer
         if info.kv_layout != "shared":
             self.say("drafts: none, this graph's cache cannot take tokens back")
             return
         train = read_pairs(self.config.path(self.config.data.train))
         write_drafts(self.staging, train, tokenizer, min(tokenizer.end_token_ids(self.language.template)))
-        self.hops.measure_onnx("drafted", self.staging / "model.onnx", info)
-        changed = self.hops.changed_share("quantized", "drafted")
-        self.say(f"  drafts change {changed:.1%} of {len(self.pairs)} answers")
-        if changed > self.config.export.drafts_gate:
-            self.say(f"drafts: taken out again, the gate is {self.config.export.drafts_gate:.1%}")
-            remove_drafts(self.staging)
-            self.hops.is_padded = False  # and the bundle is measured as it will decode
-            self.hops.measure_onnx("quantized", self.staging / "model.onnx", info)
 
     @property
-    def _recipe(self) -> Any:
-        return RECIPES[self.config.export.quantize]
+    def _has_drafts(self) -> bool:
+        return has_drafts(self.staging)
+
+    def _recipes(self, exporter: Exporter) -> Sequence[str]:
+        """Names of the recipes to try."""
+        wanted = self.config.export.quantize
+        recipes = AUTO if wanted == "auto" else (wanted,)
+        if exporter.name == "fused":
+            return recipes
+        if wanted == "w8a8":
+            raise ExportError(
+                f"w8a8 needs the fused graph, and this export takes '{exporter.name}'",
+                hint="take '--quantize int8', or '--quantize auto'",
+            )
+        return [name for name in recipes if name != "w8a8"]
+
+    def _try(self, writer: Writer, name: str) -> Candidate:
+        """Write one quantised model and measure it, with the drafts too if there are any."""
+        self.say(f"quantized: {name}")
+        folder = self.work / name
+        writer.write(name, folder)
+        self.hops.measure_onnx(name, folder, writer.info)
+        hop, changed = name, None
+        if self._has_drafts:
+            drafted = f"{name} drafted"
+            self.hops.measure_onnx(drafted, folder, writer.info, drafts=self.staging)
+            changed = self.hops.changed_share(name, drafted)
+            self.say(f"  drafts change {changed:.1%} of {len(self.pairs)} answers")
+            hop = drafted if changed <= self.config.export.drafts_gate else name
+        num_bytes = sum(file.stat().st_size for file in folder.iterdir())
+        return Candidate(name, self.hops.quality[name], self.hops.e2el_ms[hop], num_bytes, changed)
+
+    def _take(self, candidates: Sequence[Candidate], info: ModelInfo) -> None:
+        """Put the chosen model into the bundle, unless it lost too much."""
+        hops, gate = self.hops, self.config.export.gate
+        chosen = choose(candidates, gate * hops.quality["adapter"].exact_match)
+        if len(candidates) > 1:
+            self.say(f"quantized: {chosen.recipe} is the fastest inside the gate, {chosen.e2el_ms:.0f} ms an answer")
+            atomic.write_text(self.staging / "eval" / "recipes.html", picture(candidates, chosen))
+        for file in (self.work / chosen.recipe).iterdir():
+            file.rename(self.staging / file.name)
+        info = replace(info, quantization=chosen.recipe)
+        hops.serve(chosen.recipe)
+        if chosen.changed_share is not None and chosen.changed_share > self.config.export.drafts_gate:
+            self.say(f"drafts: taken out again, the gate is {self.config.export.drafts_gate:.1%}")
+            remove_drafts(self.staging)
+            hops.is_padded = False  # and the bundle is measured as it will decode
+            hops.measure_onnx("quantized", self.staging, info)
+        if not self.config.export.smoke:  # a random model has no quality to lose
+            check_gate(hops.quality, gate)
+        self._write_files(info, candidates if len(candidates) > 1 else [])
 
     def _language(self) -> Language:
         """What the bundle will hold, read from where it will be; the grammar after a trial in a child process."""
@@ -181,28 +218,20 @@ class _Export:
                 hint=f"set context_length to at most {known}",
             )
 
-    def _moments(self, merged: Any) -> dict[str, torch.Tensor]:
-        if not (self._recipe and self._recipe.is_calibrated):
-            return {}
-        return packed_moments(input_moments(merged, self._calibration_rows()))
-
     def _calibration_rows(self) -> list[list[int]]:
         train = read_pairs(self.config.path(self.config.data.train))
         return [self.hops.token_row(pair) for pair in spread(train, CALIBRATION_ROWS)]
 
-    def _write_model(self, exported: ExportedGraph, moments: dict[str, torch.Tensor]) -> None:
-        graph = onnx.load(exported.path)
-        if self._recipe:
-            quantize_model(graph, self._recipe, moments)
-        save_graph(graph, self.staging / "model.onnx")
-
-    def _write_files(self, info: ModelInfo) -> None:
+    def _write_files(self, info: ModelInfo, candidates: Sequence[Candidate]) -> None:
         rows = [{"prompt": pair.prompt, "target": pair.target} for pair in self.pairs]
         atomic.write_json(self.staging / "eval" / "dev.json", rows)
         write_manifest(
             self.staging, name=self.config.project.name, model=info, config=self._resolved_config(),
             parity={hop: parity.to_dict() for hop, parity in self.hops.parity.items()},
-            quality={hop: quality.to_dict() for hop, quality in self.hops.quality.items()},
+            quality={
+                **{hop: quality.to_dict() for hop, quality in self.hops.quality.items()},
+                **{candidate.recipe: candidate.to_dict() for candidate in candidates},
+            },
             versions=_versions(),
         )  # fmt: skip
 

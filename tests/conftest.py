@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -49,7 +50,15 @@ def tiny_project(tmp_path_factory: pytest.TempPathFactory) -> Config:
 
 @pytest.fixture(scope="session")
 def tiny_bundle(tiny_project: Config) -> Path:
-    """The bundle of the tiny project (int8); tests must not write into it."""
+    """The bundle of the tiny project (w8a8); tests must not write into it."""
     from edgedsl.exporters.pipeline import export
 
     return export(tiny_project, offline=True)
+
+
+@pytest.fixture
+def project(tiny_project: Config, tiny_bundle: Path, tmp_path: Path) -> Config:
+    """A copy of the tiny project, with its bundle, that a test may write into."""
+    from edgedsl.config import load_config
+
+    return load_config(Path(shutil.copytree(tiny_project.root, tmp_path / "project")))

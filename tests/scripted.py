@@ -30,6 +30,7 @@ class ScriptedDecoder:
 
     info = MODEL
     execution_provider = "cpu"
+    prefix_token_ids = ()
 
     def __init__(self, programs: Mapping[str, str], free: Mapping[str, str]) -> None:
         self._tokenizer = tiny_tokenizer()

@@ -144,7 +144,7 @@ def test_real_bundle_end_to_end(tiny_bundle: Path, tmp_path: Path, monkeypatch: 
     assert record["summary"]["num_prompts"] == 4
     assert record["summary"]["load"]["load_ms"] >= record["summary"]["load"]["verify_again_ms"] * 0.1 > 0
     assert record["summary"]["memory"]["at_end"]["peak"] >= record["summary"]["memory"]["after_load"]["rss"]
-    assert record["bundle"]["quantization"] == "int8"
+    assert record["bundle"]["quantization"] == "w8a8"
     pairs = write_rows(tmp_path / "pairs.jsonl", DEV)
     result = CliRunner().invoke(group, ["eval", *flags, "--pairs", str(pairs)])
     assert result.exit_code == 0, result.output

@@ -40,6 +40,7 @@ class ScriptedDecoder:
     """Favours the tokens of a script, one after the other; the last one for ever. ``calls`` holds what it was fed."""
 
     execution_provider = "cpu"
+    prefix_token_ids = ()
 
     def __init__(self, script: Sequence[int], *, context_length: int = 128, width: int = TOKENIZER.vocab_size) -> None:
         self.info = SimpleNamespace(context_length=context_length)

@@ -22,11 +22,11 @@ from transformers import AutoModelForCausalLM, Gemma3TextConfig, LlamaConfig, Mi
 import edgedsl
 from edgedsl.bundle.manifest import open_bundle
 from edgedsl.cli import group, main
-from edgedsl.config import Config, load_config, override
+from edgedsl.config import Config, override
 from edgedsl.errors import BundleError, EdgeDSLError, ExportError, GateError, ModelError
 from edgedsl.exporters import hops, pipeline
 from edgedsl.exporters.attention import fuse_attention, is_fusable
-from edgedsl.exporters.calibration import input_moments
+from edgedsl.exporters.calibration import input_channels, input_moments
 from edgedsl.exporters.merge import load_adapted
 from edgedsl.exporters.nf4 import round_trip
 from edgedsl.exporters.optimum import OptimumExporter, rotary_tables
@@ -177,7 +177,8 @@ def test_calibration_names_are_the_graphs(tiny_onnx: TinyOnnx, layout: str) -> N
     graph = onnx.load(getattr(tiny_onnx, layout)().session._model_path, load_external_data=False).graph
     weights = {weight.name for weight in graph.initializer}
     names = {node.name for node in graph.node if node.op_type == "MatMul" and node.input[1] in weights}
-    assert set(input_moments(tiny_onnx.model, [[1, 2, 3]])) == names
+    packed = {f"/model/layers.{i}/{part}/MatMul" for i in (0, 1) for part in ("self_attn/qkv_proj", "mlp/gate_up_proj")}
+    assert set(input_moments(tiny_onnx.model, [[1, 2, 3]])) == names | packed
     assert len(names) == 2 * 7 + 1
 
 
@@ -187,6 +188,24 @@ def test_moments_are_means_over_all_tokens(tiny_onnx: TinyOnnx) -> None:
     with torch.inference_mode():
         inputs = torch.cat([tiny_onnx.model.model(torch.tensor([row])).last_hidden_state[0] for row in rows])
     np.testing.assert_allclose(found.numpy(), (inputs.T @ inputs / len(inputs)).numpy(), rtol=1e-4, atol=1e-6)
+    assert not any(module._forward_pre_hooks for module in tiny_onnx.model.modules()), "the hooks are gone"
+
+
+@pytest.mark.parametrize("num_skipped", [0, 2])
+def test_ranges_are_of_all_tokens_but_those_of_the_prefix(tiny_onnx: TinyOnnx, num_skipped: int) -> None:
+    rows = [[1, 2, 3], [1, 2, 6, 7, 8], [1, 2, 9]]
+    found = input_channels(tiny_onnx.model, rows, num_skipped)
+    with torch.inference_mode():
+        hidden = [tiny_onnx.model.model(torch.tensor([row])).last_hidden_state[0] for row in rows]
+    inputs = torch.cat([states[num_skipped:] for states in hidden])
+    head = found["/lm_head/MatMul"]
+    torch.testing.assert_close(head.low, inputs.amin(0))
+    torch.testing.assert_close(head.high, inputs.amax(0))
+    torch.testing.assert_close(head.mean_square, inputs.square().mean(0))
+    torch.testing.assert_close(head.widths, inputs.abs().amax(0))
+    assert set(found) == set(input_moments(tiny_onnx.model, rows))
+    packed = found["/model/layers.1/self_attn/qkv_proj/MatMul"]
+    assert packed is found["/model/layers.1/self_attn/q_proj/MatMul"]
     assert not any(module._forward_pre_hooks for module in tiny_onnx.model.modules()), "the hooks are gone"
 
 
@@ -342,13 +361,13 @@ def test_the_bundle_is_whole_and_says_what_it_is(tiny_bundle: Path, tiny_project
     bundle = open_bundle(tiny_bundle)
     assert set(bundle.manifest.files) == {
         "model.onnx", "model.onnx.data", "tokenizer.json", "prompt.json", "grammar.lark", "catalogue.json",
-        "eval/dev.json", "licences/base-model.txt", "drafts.ngrams", "drafts.neighbours",
+        "eval/dev.json", "licences/base-model.txt", "drafts.ngrams", "drafts.neighbours", "prefix.kv",
     }  # fmt: skip
     config = LlamaConfig.from_pretrained(tiny_project.path("base"))
     expected = model_info(config, "shared")
     for name in ("architecture", "num_layers", "num_kv_heads", "head_dim", "vocab_size", "context_length", "kv_layout"):
         assert getattr(bundle.manifest.model, name) == getattr(expected, name)
-    assert bundle.manifest.model.quantization == "int8"
+    assert bundle.manifest.model.quantization == "w8a8"
     assert str(tiny_project.root) not in (tiny_bundle / "manifest.json").read_text()
     assert {"torch", "onnxruntime", "llguidance"} <= set(bundle.manifest.versions)
     for name in ("tokenizer.json", "prompt.json", "grammar.lark", "catalogue.json"):
@@ -358,7 +377,9 @@ def test_the_bundle_is_whole_and_says_what_it_is(tiny_bundle: Path, tiny_project
 def test_every_weight_matrix_is_quantised(tiny_bundle: Path) -> None:
     graph = onnx.load(tiny_bundle / "model.onnx").graph
     operators = [node.op_type for node in graph.node]
-    assert (operators.count("MatMulNBits"), operators.count("GatherBlockQuantized")) == (9, 1)  # packed: 4 a layer
+    products = operators.count("MatMulIntegerToFloat")
+    assert (products, operators.count("QuantizeLinear"), operators.count("GatherBlockQuantized")) == (9, 9, 1)
+    assert "MatMul" not in operators  # packed: 4 a layer, and the head
     floats = {w.name for w in graph.initializer if w.data_type == onnx.TensorProto.FLOAT and len(w.dims) == 2}
     assert {name for name in floats if not name.endswith(".scales")} == {
         "rotary.full_attention.cos",
@@ -369,12 +390,6 @@ def test_every_weight_matrix_is_quantised(tiny_bundle: Path) -> None:
 def test_nothing_is_left_beside_the_bundle(tiny_bundle: Path) -> None:
     hidden = [path.name for path in tiny_bundle.parent.iterdir() if path.name.startswith(".")]
     assert hidden == []
-
-
-@pytest.fixture
-def project(tiny_project: Config, tiny_bundle: Path, tmp_path: Path) -> Config:
-    """A copy of the tiny project, with its bundle, that a test may write into."""
-    return load_config(Path(shutil.copytree(tiny_project.root, tmp_path / "project")))
 
 
 def digests(folder: Path) -> dict[str, str]:
@@ -399,7 +414,7 @@ def test_no_room_is_noticed_before_anything_is_done(project: Config, monkeypatch
 
 
 @pytest.mark.parametrize(
-    "place", ["exporters.pipeline.save_graph", "atomic.write_bytes", "bundle.manifest.write_bytes"]
+    "place", ["exporters.candidates.save_graph", "atomic.write_bytes", "bundle.manifest.write_bytes"]
 )
 def test_a_disk_that_fills_up_leaves_the_old_bundle(
     project: Config, monkeypatch: pytest.MonkeyPatch, place: str
@@ -438,10 +453,13 @@ def test_a_new_bundle_takes_the_place_of_the_old_one(project: Config) -> None:
     output = export(override(project, "export", {"quantize": "int4", "eval_rows": 1}), offline=True, say=said.append)
     assert output == project.path("bundle")
     assert open_bundle(output).manifest.model.quantization == "int4"
+    operators = [node.op_type for node in onnx.load(output / "model.onnx", load_external_data=False).graph.node]
+    assert (operators.count("MatMulNBits"), operators.count("GatherBlockQuantized")) == (9, 1)
     assert digests(output)["model.onnx"] != before["model.onnx"]
     assert [line.split(":")[0].strip() for line in said if ": exact match" in line] == [
-        "adapter", "merged", "onnx", "quantized", "drafted",
+        "adapter", "merged", "onnx", "int4", "int4 drafted",
     ]  # fmt: skip
+    assert list(open_bundle(output).manifest.quality) == ["adapter", "merged", "onnx", "quantized", "drafted"]
     assert edgedsl.load(output, num_threads=1)("off hall", max_tokens=8).completion_tokens > 0
 
 
@@ -450,7 +468,7 @@ def test_drafts_that_change_answers_are_taken_out_again(project: Config, monkeyp
     real = hops.Hops._measure_programs
 
     def differing(self: Any, hop: str, generate: Any) -> None:
-        real(self, hop, generate if hop != "drafted" else lambda sentences: ["?" for _ in sentences])
+        real(self, hop, generate if hop != "w8a8 drafted" else lambda sentences: ["?" for _ in generate(sentences)])
 
     monkeypatch.setattr(hops.Hops, "_measure_programs", differing)
     said: list[str] = []
@@ -464,9 +482,12 @@ def test_drafts_that_change_answers_are_taken_out_again(project: Config, monkeyp
     assert (engine.drafts, engine.is_padded) == (None, False)
 
 
-@pytest.mark.parametrize(("graph", "is_padded"), [("optimum", True), ("fused", True)])
-def test_a_bundle_with_either_graph_drafts(project: Config, graph: str, is_padded: bool) -> None:
-    output = export(override(project, "export", {"graph": graph, "eval_rows": 2}), offline=True)
+@pytest.mark.parametrize(
+    ("graph", "recipe", "is_padded"), [("optimum", "int8", True), ("fused", "int8", True), ("fused", "w8a8", True)]
+)
+def test_a_bundle_with_either_graph_drafts(project: Config, graph: str, recipe: str, is_padded: bool) -> None:
+    settings = {"graph": graph, "quantize": recipe, "eval_rows": 2}
+    output = export(override(project, "export", settings), offline=True)
     assert open_bundle(output).manifest.config["export"]["graph"] == graph
     drafting, exact = edgedsl.load(output, num_threads=1), edgedsl.load(output, num_threads=1, exact=True)
     assert (exact.drafts, exact.is_padded, drafting.is_padded) == (None, is_padded, is_padded)
@@ -493,7 +514,7 @@ def test_a_flipped_bit_in_any_file_is_found_and_named(
     tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     names = [str(path.relative_to(tiny_bundle)) for path in tiny_bundle.rglob("*") if path.is_file()]
-    assert len(names) == 11
+    assert len(names) == 12
     bundle = Path(shutil.copytree(tiny_bundle, tmp_path / "bundle"))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["edgedsl", "generate", "--bundle", str(bundle), "off"])

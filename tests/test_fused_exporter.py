@@ -11,76 +11,20 @@ import onnx
 import onnxruntime as ort
 import pytest
 import torch
-from tiny_export import CONTEXT, SHAPE, YARN, model_info
-from transformers import (
-    AutoModelForCausalLM,
-    Gemma2Config,
-    Gemma3TextConfig,
-    GPT2Config,
-    GraniteConfig,
-    LlamaConfig,
-    MistralConfig,
-    Phi3Config,
-    Qwen2Config,
-    Qwen3Config,
-    SmolLM3Config,
-)
+from tiny_export import CASES, CONTEXT, LONG, SHAPE, make_model, model_info
+from transformers import Gemma3TextConfig, GPT2Config, LlamaConfig, Phi3Config
 
 from edgedsl.errors import ExportError
 from edgedsl.exporters.blockwise import Recipe
 from edgedsl.exporters.calibration import input_moments
-from edgedsl.exporters.fused import FusedExporter, exporter, packed_moments, uncovered
+from edgedsl.exporters.fused import FusedExporter, exporter, uncovered
 from edgedsl.exporters.fused.plan import plan_of
 from edgedsl.exporters.quantize import quantize_model
 from edgedsl.runtime.decoder import Decoder
 
 VOCABULARY = SHAPE["vocab_size"]
-LLAMA3 = {
-    "rope_type": "llama3", "factor": 8.0, "high_freq_factor": 4.0, "low_freq_factor": 1.0,
-    "original_max_position_embeddings": 32,
-}  # fmt: skip
-LONG = {"type": "longrope", "short_factor": [1.0] * 3 + [1.5] * 5, "long_factor": [4.0] * 8}
-GEMMA: dict[str, Any] = {"head_dim": 32, "sliding_window": 8, "query_pre_attn_scalar": 24}
-GRANITE: dict[str, Any] = {
-    "embedding_multiplier": 3.0, "logits_scaling": 2.0, "residual_multiplier": 0.5, "attention_multiplier": 0.1,
-}  # fmt: skip
-CASES: dict[str, Any] = {
-    "llama": LlamaConfig(**SHAPE),
-    "llama, tied, rotary scaling of 3.x": LlamaConfig(**SHAPE, tie_word_embeddings=True, rope_scaling=LLAMA3),
-    "llama, yarn": LlamaConfig(**SHAPE, rope_scaling=YARN),
-    "llama, biases": LlamaConfig(**SHAPE, attention_bias=True, mlp_bias=True),
-    "mistral": MistralConfig(**SHAPE, sliding_window=None),
-    "mistral, window": MistralConfig(**SHAPE, sliding_window=8),
-    "qwen2": Qwen2Config(**SHAPE),
-    "qwen2, window": Qwen2Config(**SHAPE, use_sliding_window=True, sliding_window=8, max_window_layers=1),
-    "qwen3": Qwen3Config(**SHAPE, head_dim=32),
-    "gemma2": Gemma2Config(**SHAPE, **GEMMA, attn_logit_softcapping=5.0, final_logit_softcapping=3.0),
-    "gemma3": Gemma3TextConfig(**SHAPE, **GEMMA, layer_types=["sliding_attention", "full_attention"]),
-    "phi3": Phi3Config(**SHAPE, sliding_window=8),
-    "phi3, longrope": Phi3Config(**SHAPE, original_max_position_embeddings=128, rope_scaling=LONG),
-    "phi3, partly rotary": Phi3Config(
-        **{**SHAPE, "num_attention_heads": 2, "num_key_value_heads": 2}, partial_rotary_factor=0.5
-    ),
-    "smollm3": SmolLM3Config(**SHAPE, no_rope_layers=[1, 0]),
-    "smollm3, window": SmolLM3Config(**SHAPE, no_rope_layers=[1, 0], use_sliding_window=True, sliding_window=8),
-    "granite": GraniteConfig(**SHAPE, **GRANITE),
-    "granite, biases": GraniteConfig(**SHAPE, **GRANITE, attention_bias=True, mlp_bias=True),
-}
 ROW = [int(i) for i in np.random.default_rng(1).integers(3, VOCABULARY, 40)]
 PREFILL = 20
-
-
-def make_model(config: Any) -> Any:
-    """A random model in which every parameter matters."""
-    torch.manual_seed(0)
-    # sdpa leaves out the soft cap of the scores.
-    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation="eager").eval()
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            parameter.normal_(0.0, 0.3 if "norm" in name or name.endswith("bias") else 0.15)
-            if "norm" in name:
-                parameter.add_(1.0)
-    return model
 
 
 def reference(model: Any) -> np.ndarray:
@@ -223,7 +167,7 @@ def test_quantising_finds_every_weight_and_its_moments(tmp_path: Path) -> None:
     model = make_model(CASES["qwen2"])
     path = FusedExporter().export(model, tmp_path, context_length=CONTEXT, has_num_logits=False).path
     graph = onnx.load(path)
-    moments = packed_moments(input_moments(model, [ROW]))
+    moments = input_moments(model, [ROW])
     matmuls = {node.name for node in graph.graph.node if node.op_type == "MatMul"}
     assert "/model/layers.1/self_attn/qkv_proj/MatMul" in matmuls
     assert "/lm_head/MatMul" in matmuls

@@ -54,7 +54,7 @@ def test_load_gives_programs_with_their_counts(tiny_bundle: Path) -> None:
     assert engine.execution_provider == "cpu"
     assert engine.load_ms > 0
     assert engine.manifest is not None
-    assert engine.manifest.model.quantization == "int8"
+    assert engine.manifest.model.quantization == "w8a8"
 
 
 def test_stream_equals_call(tiny_bundle: Path) -> None:

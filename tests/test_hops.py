@@ -23,11 +23,11 @@ def test_command_writes_a_result_that_the_table_reads(
     assert (
         [row["hop"] for row in rows] == list(manifest.quality) == ["adapter", "merged", "onnx", "quantized", "drafted"]
     )
-    assert {row["recipe"] for row in rows} == {"int8"}
+    assert {row["recipe"] for row in rows} == {"w8a8"}
     assert rows[0]["argmax_agreement"] is None
     assert rows[3]["argmax_agreement"] == manifest.parity["quantized"]["argmax_agreement"]
     assert json.loads(capsys.readouterr().out) == rows
-    assert "| int8 | quantized |" in render(tmp_path)
+    assert "| w8a8 | quantized |" in render(tmp_path)
 
 
 def test_bundles_of_two_languages_and_no_bundle_are_refused(

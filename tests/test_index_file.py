@@ -1,4 +1,4 @@
-"""What the indexes of n-grams and of training sentences share: which files and which rows are refused."""
+"""What the indexes of n-grams and of training sentences and the prefix share: which files and rows are refused."""
 
 from __future__ import annotations
 
@@ -7,15 +7,18 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from test_bundle import MODEL
 
 from edgedsl.errors import BundleError, ExportError
 from edgedsl.exporters.neighbours import write_neighbours
 from edgedsl.exporters.ngrams import write_ngrams
 from edgedsl.runtime.neighbours import NeighbourIndex
 from edgedsl.runtime.ngrams import NgramIndex
+from edgedsl.runtime.prefix import Prefix
 
 VOCAB, END = 10, 9
 Rows = list[tuple[list[int], list[int]]]
@@ -47,9 +50,26 @@ def ask_ngrams(index: NgramIndex) -> None:
         assert found is None or (0 <= found.token_id < VOCAB and 1 <= found.num_times <= found.num_total)
 
 
+def read_prefix(path: Path, vocab_size: int) -> Prefix:
+    return Prefix.from_file(path, MODEL, vocab_size)
+
+
+def write_prefix(path: Path, rows: Rows) -> int:
+    token_ids = rows[0][0]
+    shape = (2 * MODEL.num_layers, MODEL.num_kv_heads, len(token_ids), MODEL.head_dim)
+    return path.write_bytes(Prefix(tuple(token_ids), np.ones(shape, np.float32)).pack(VOCAB))
+
+
+def ask_prefix(prefix: Prefix) -> None:
+    assert all(0 <= token_id < VOCAB for token_id in prefix.token_ids)
+    assert prefix.kv.shape == (2 * MODEL.num_layers, MODEL.num_kv_heads, len(prefix.token_ids), MODEL.head_dim)
+    assert np.isfinite(prefix.kv).all()
+
+
 NEIGHBOURS = Kind(NeighbourIndex.from_file, partial(write_neighbours, vocab_size=VOCAB), ask_neighbours)
 NGRAMS = Kind(NgramIndex.from_file, write_programs, ask_ngrams)
-both = pytest.mark.parametrize("kind", [NEIGHBOURS, NGRAMS], ids=["neighbours", "ngrams"])
+PREFIX = Kind(read_prefix, write_prefix, ask_prefix)
+every = pytest.mark.parametrize("kind", [NEIGHBOURS, NGRAMS, PREFIX], ids=["neighbours", "ngrams", "prefix"])
 
 
 @pytest.fixture
@@ -70,13 +90,13 @@ def test_what_cannot_be_indexed_is_refused(tmp_path: Path, kind: Kind, rows: Row
     assert not (tmp_path / "x").exists()
 
 
-@both
+@every
 def test_another_tokenizer_is_refused(tmp_path: Path, kind: Kind, whole: bytes) -> None:
     with pytest.raises(BundleError, match="made for 10 tokens, the tokenizer has 11"):
         kind.read(tmp_path / "x", VOCAB + 1)
 
 
-@both
+@every
 def test_a_missing_and_an_empty_file_are_refused(tmp_path: Path, kind: Kind) -> None:
     (tmp_path / "empty").touch()
     for name in ("missing", "empty", "."):
@@ -95,7 +115,7 @@ def damaged(whole: bytes) -> Iterator[tuple[bytes, str]]:
     yield whole[:-8], "its header says"
 
 
-@both
+@every
 def test_what_does_not_fit_the_header_is_refused(tmp_path: Path, kind: Kind, whole: bytes) -> None:
     for content, message in damaged(whole):
         (tmp_path / "x").write_bytes(content)
@@ -103,7 +123,7 @@ def test_what_does_not_fit_the_header_is_refused(tmp_path: Path, kind: Kind, who
             kind.read(tmp_path / "x", VOCAB)
 
 
-@both
+@every
 @given(
     st.lists(st.tuples(st.integers(0, 2000), st.integers(0, 255)), max_size=6),
     st.one_of(st.none(), st.integers(0, 2000)),

@@ -203,7 +203,7 @@ def test_products_of_activations_and_other_ranks_are_left_alone() -> None:
 
 
 def test_recipes() -> None:
-    assert set(RECIPES) == {"none", "int8", "int4"}
+    assert set(RECIPES) == {"none", "w8a8", "int8", "int4"}
     int4 = RECIPES["int4"]
     assert int4 is not None
     assert int4.bits_of("/lm_head/MatMul") == 8

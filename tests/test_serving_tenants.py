@@ -73,6 +73,7 @@ class RandomDecoder:
 
     info = SimpleNamespace(context_length=200)
     execution_provider = "cpu"
+    prefix_token_ids = ()
     length = 0
     can_truncate = False
 

@@ -1,4 +1,5 @@
-"""A tiny project with an adapter that nobody trained, and the tiny Llama as ONNX graphs of both cache layouts."""
+"""Models that nobody trained: one of each architecture, the tiny Llama as ONNX graphs of both cache layouts, and a tiny
+project with an adapter."""
 
 from __future__ import annotations
 
@@ -11,6 +12,18 @@ from typing import Any
 import numpy as np
 import torch
 from tiny import tiny_llama, tiny_template, write_language, write_pairs
+from transformers import (
+    AutoModelForCausalLM,
+    Gemma2Config,
+    Gemma3TextConfig,
+    GraniteConfig,
+    LlamaConfig,
+    MistralConfig,
+    Phi3Config,
+    Qwen2Config,
+    Qwen3Config,
+    SmolLM3Config,
+)
 
 from edgedsl.basemodels.model import weights_digest
 from edgedsl.bundle.schema import ModelInfo
@@ -33,6 +46,38 @@ SHAPE: dict[str, Any] = {
     "pad_token_id": 0,
 }
 YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64}
+LLAMA3 = {
+    "rope_type": "llama3", "factor": 8.0, "high_freq_factor": 4.0, "low_freq_factor": 1.0,
+    "original_max_position_embeddings": 32,
+}  # fmt: skip
+LONG = {"type": "longrope", "short_factor": [1.0] * 3 + [1.5] * 5, "long_factor": [4.0] * 8}
+GEMMA: dict[str, Any] = {"head_dim": 32, "sliding_window": 8, "query_pre_attn_scalar": 24}
+GRANITE: dict[str, Any] = {
+    "embedding_multiplier": 3.0, "logits_scaling": 2.0, "residual_multiplier": 0.5, "attention_multiplier": 0.1,
+}  # fmt: skip
+# Every architecture that the fused graph covers, and what it may have beside it.
+CASES: dict[str, Any] = {
+    "llama": LlamaConfig(**SHAPE),
+    "llama, tied, rotary scaling of 3.x": LlamaConfig(**SHAPE, tie_word_embeddings=True, rope_scaling=LLAMA3),
+    "llama, yarn": LlamaConfig(**SHAPE, rope_scaling=YARN),
+    "llama, biases": LlamaConfig(**SHAPE, attention_bias=True, mlp_bias=True),
+    "mistral": MistralConfig(**SHAPE, sliding_window=None),
+    "mistral, window": MistralConfig(**SHAPE, sliding_window=8),
+    "qwen2": Qwen2Config(**SHAPE),
+    "qwen2, window": Qwen2Config(**SHAPE, use_sliding_window=True, sliding_window=8, max_window_layers=1),
+    "qwen3": Qwen3Config(**SHAPE, head_dim=32),
+    "gemma2": Gemma2Config(**SHAPE, **GEMMA, attn_logit_softcapping=5.0, final_logit_softcapping=3.0),
+    "gemma3": Gemma3TextConfig(**SHAPE, **GEMMA, layer_types=["sliding_attention", "full_attention"]),
+    "phi3": Phi3Config(**SHAPE, sliding_window=8),
+    "phi3, longrope": Phi3Config(**SHAPE, original_max_position_embeddings=128, rope_scaling=LONG),
+    "phi3, partly rotary": Phi3Config(
+        **{**SHAPE, "num_attention_heads": 2, "num_key_value_heads": 2}, partial_rotary_factor=0.5
+    ),
+    "smollm3": SmolLM3Config(**SHAPE, no_rope_layers=[1, 0]),
+    "smollm3, window": SmolLM3Config(**SHAPE, no_rope_layers=[1, 0], use_sliding_window=True, sliding_window=8),
+    "granite": GraniteConfig(**SHAPE, **GRANITE),
+    "granite, biases": GraniteConfig(**SHAPE, **GRANITE, attention_bias=True, mlp_bias=True),
+}
 PROJECT = """
 [project]
 name = "tiny"
@@ -83,6 +128,19 @@ def model_info(config: Any, kv_layout: str, context_length: int = CONTEXT) -> Mo
     )
 
 
+def make_model(config: Any) -> Any:
+    """A random model in which every parameter matters."""
+    torch.manual_seed(0)
+    # sdpa leaves out the soft cap of the scores.
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation="eager").eval()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.normal_(0.0, 0.3 if "norm" in name or name.endswith("bias") else 0.15)
+            if "norm" in name:
+                parameter.add_(1.0)
+    return model
+
+
 def export_tiny(model: Any, folder: Path) -> Callable[[], Decoder]:
     """Export a model; the result loads it."""
     folder.mkdir(parents=True)
@@ -105,7 +163,6 @@ def write_project(folder: Path) -> Config:
 def write_adapter(config: Config, folder: Path) -> None:
     """What ``edgedsl train`` leaves behind, with random LoRA matrices."""
     from peft import LoraConfig, get_peft_model
-    from transformers import AutoModelForCausalLM
 
     base = config.path("base")
     torch.manual_seed(1)

@@ -6,13 +6,11 @@ import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from edgedsl import machine
-from edgedsl._version import __version__
 from edgedsl.bench.gbnf import from_grammar, from_lark
 from edgedsl.bench.peers import environments, models
 from edgedsl.bench.peers.contest import PAUSE_S, Entrant, Judge, Question, contest
@@ -23,7 +21,7 @@ from edgedsl.bench.peers.weights import check_same, read_weights
 from edgedsl.bundle.manifest import Bundle, open_bundle
 from edgedsl.data.pairs import Pair, read_pairs, spread
 from edgedsl.errors import ConfigError, EdgeDSLError, GenerationError
-from edgedsl.evaluation.record import RESULT_SCHEMA, busy_caveat, check_answered, load_average
+from edgedsl.evaluation.record import busy_caveat, check_answered, head, load_average
 from edgedsl.grammar import Grammar
 from edgedsl.prompt import PromptTemplate
 from edgedsl.tokenizer import Tokenizer
@@ -137,9 +135,7 @@ def measure(plan: Plan, command: str, say: Say = lambda _: None) -> dict[str, An
     names = ["edgedsl"] * len(own) + [spec.peer for spec in plan.specs]
     facts = machine.fingerprint()
     return {
-        "schema": RESULT_SCHEMA,
-        "edgedsl_version": __version__,
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        **head(),
         "kind": "peers",
         "title": f"{bundles[0].manifest.name} beside its peers, one stream",
         "caption": {

@@ -19,7 +19,7 @@ from edgedsl.cli.options import json_option
     show_default=True,
     help="Folder of the sample project.",
 )
-@click.option("--train-rows", type=click.IntRange(min=16), default=2400, show_default=True, help="Pairs to train on.")
+@click.option("--train-rows", type=click.IntRange(min=16), default=2800, show_default=True, help="Pairs to train on.")
 @click.option("--test-rows", type=click.IntRange(min=1), default=200, show_default=True, help="Pairs to measure on.")
 @click.option("--offline", is_flag=True, help="Never download; a base model that is missing is an error.")
 @json_option("End with one JSON line.")
@@ -60,7 +60,7 @@ def _print_tables(result: dict[str, Any], examples: list[dict[str, str]]) -> Non
     quality = Table(title="flow, test programs that training never saw")
     quality.add_column("")
     quality.add_column(f"untuned base, 5 examples ({result['base_rows']} rows)")
-    quality.add_column(f"tuned, int8 ({result['rows']} rows)")
+    quality.add_column(f"tuned, w8a8 ({result['rows']} rows)")
     some = f"on {result['rows_without_grammar']} of them"
     rows = {
         "exact match, with the grammar": ("base_exact_match", "exact_match"),

@@ -31,15 +31,19 @@ def describe(engine: Engine, bundle: Path, command: str) -> dict[str, Any]:
     """The part that all results share: schema, date, command, caption, bundle, runtime and machine. Plain data."""
     facts = machine.fingerprint()
     return {
-        "schema": RESULT_SCHEMA,
-        "edgedsl_version": __version__,
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        **head(),
         "command": command,
         "caption": _caption(engine, facts, command),
         "bundle": _bundle(engine, bundle),
         "runtime": runtime(engine),
         "machine": facts,
     }
+
+
+def head() -> dict[str, Any]:
+    """What every result begins with: schema, version and date."""
+    created = datetime.now(UTC).isoformat(timespec="seconds")
+    return {"schema": RESULT_SCHEMA, "edgedsl_version": __version__, "created": created}
 
 
 def runtime(engine: Engine) -> dict[str, Any]:

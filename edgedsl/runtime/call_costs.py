@@ -20,7 +20,7 @@ from edgedsl.runtime.decoder import Decoder
 from edgedsl.user_cache import default_cache
 
 SIZES = (2, 3, 4, 6, 8, 12, 16)  # a call of one token is padded to two, see lookahead.py
-_PAST = 24  # tokens before the measured ones, as many as a short prompt has
+_PAST = 24  # tokens before the measured ones, as many as a short prompt has; or the decoder's prefix if that is longer
 _ROUNDS = 5
 _log = logging.getLogger(__name__)
 
@@ -59,15 +59,20 @@ class CallCosts:
 
 
 def measure(decoder: Decoder) -> CallCosts:
-    """Run calls of each size over a short past; the decoder is reset afterwards."""
+    """Run calls of each size, or of what the context has room for, over a short past; then reset the decoder."""
     times: dict[int, list[float]] = {size: [] for size in SIZES}
+    context_length = decoder.info.context_length
+    decoder.reset()
+    past = max(decoder.length, min(_PAST, context_length - SIZES[-1]))
     for _ in range(_ROUNDS):
         decoder.reset()
-        decoder.forward([0] * _PAST)
+        if missing := past - decoder.length:
+            decoder.forward([0] * missing)
         for size in SIZES:
-            decoder.truncate(_PAST)
+            decoder.truncate(past)
+            num_tokens = min(size, context_length - past)
             started = time.perf_counter()
-            decoder.forward_last([0] * size, size)
+            decoder.forward_last([0] * num_tokens, num_tokens)
             times[size].append(1000 * (time.perf_counter() - started))
     decoder.reset()
     medians = (statistics.median(times[size]) for size in SIZES)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from edgedsl.bundle.manifest import ModelInfo
 from edgedsl.errors import GenerationError, PromptTooLong
+from edgedsl.runtime.prefix import Prefix
 from edgedsl.runtime.providers import make_session
 
 _MAX_KEPT_ROWS = 32  # rows of logits that have a buffer of their own
@@ -24,10 +25,20 @@ class Decoder:
     - ``shared``: past and present of a layer are one buffer [1, num_kv_heads, context_length, head_dim];
       GroupQueryAttention appends in place.
     - ``growing``: the graph concatenates past and new keys; two sets of buffers take turns as past and present.
+
+    Attributes:
+        prefix_token_ids: tokens that every sequence begins with and that no call is needed for.
+        length: tokens of the sequence so far, the prefix included.
     """
 
     def __init__(
-        self, model_path: Path, info: ModelInfo, *, execution_provider: str = "cpu", num_threads: int = 0
+        self,
+        model_path: Path,
+        info: ModelInfo,
+        *,
+        execution_provider: str = "cpu",
+        num_threads: int = 0,
+        prefix: Prefix | None = None,
     ) -> None:
         self.info = info
         self.execution_provider = execution_provider
@@ -52,10 +63,26 @@ class Decoder:
         self._is_past_second = False  # growing: whether the second half of the buffers holds the past
         if info.kv_layout == "shared":
             self._bind_shared()
+        self.prefix_token_ids = prefix.token_ids if prefix else ()
+        if prefix:
+            assert self.can_truncate
+            self._fill(prefix)
 
     def reset(self) -> None:
-        """Forget the sequence; the next call is a prefill."""
-        self.length = 0
+        """Forget the sequence but for the prefix; the next call is a prefill of what follows it."""
+        self.length = len(self.prefix_token_ids)
+
+    def cached(self) -> NDArray[np.float32]:
+        """Keys and values of the sequence, a copy [2 * layers, kv heads, tokens, head_dim]; of a ``shared`` cache."""
+        return np.stack([buffer.numpy()[0, :, : self.length] for buffer in self._kv])
+
+    def _fill(self, prefix: Prefix) -> None:
+        """The first positions of the buffers; no call writes there again."""
+        self.length = len(prefix.token_ids)
+        for buffer, values in zip(self._kv, prefix.kv, strict=True):
+            whole = np.zeros(buffer.shape(), np.float32)
+            whole[0, :, : self.length] = values
+            buffer.update_inplace(whole)
 
     @property
     def can_truncate(self) -> bool:
@@ -65,6 +92,7 @@ class Decoder:
     def truncate(self, length: int) -> None:
         """Forget all tokens but the first ``length``; what lies behind is overwritten by the next call."""
         assert self.can_truncate or length == self.length
+        assert length >= len(self.prefix_token_ids)
         self.length = length
 
     def forward(self, token_ids: Sequence[int]) -> NDArray[np.float32]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import logging
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -9,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from edgedsl.bundle.manifest import Manifest, open_bundle
-from edgedsl.errors import GenerationError, LogitsError, PromptTooLong, RequestError
+from edgedsl.bundle.manifest import Bundle, Manifest, open_bundle
+from edgedsl.errors import BundleError, GenerationError, LogitsError, PromptTooLong, RequestError
 from edgedsl.grammar import CompiledGrammar, Grammar, Spans
 from edgedsl.prompt import PromptTemplate
 from edgedsl.runtime.call_costs import CallCosts, load_or_measure
@@ -19,10 +21,15 @@ from edgedsl.runtime.disagreements import Disagreements
 from edgedsl.runtime.drafts import DraftSources
 from edgedsl.runtime.lookahead import Lookahead
 from edgedsl.runtime.ngrams import FILE_NAME as NGRAMS_FILE
+from edgedsl.runtime.prefix import FILE_NAME as PREFIX_FILE
+from edgedsl.runtime.prefix import Prefix
 from edgedsl.runtime.sampling import SamplingParams
 from edgedsl.runtime.sequence import Completion, Sequence
 from edgedsl.tokenizer import Tokenizer
 
+DEV_FILE = "eval/dev.json"  # a list of objects with a prompt
+_NUM_WARM_UP, _WARM_UP_TOKENS = 3, 64
+_log = logging.getLogger(__name__)
 # Tokenising is linear, but a sentence of many megabytes would still hold the engine for seconds.
 MAX_CHARS_PER_TOKEN = 32
 
@@ -77,16 +84,19 @@ class Engine:
         started = time.perf_counter()
         bundle = open_bundle(Path(path), verify=True)
         catalogue = bundle.path / "catalogue.json"
+        tokenizer = Tokenizer.from_file(bundle.path / "tokenizer.json")
+        template = PromptTemplate.from_file(bundle.path / "prompt.json")
         engine = cls(
             name=bundle.manifest.name,
-            tokenizer=Tokenizer.from_file(bundle.path / "tokenizer.json"),
-            template=PromptTemplate.from_file(bundle.path / "prompt.json"),
+            tokenizer=tokenizer,
+            template=template,
             grammar=Grammar.from_files(bundle.path / "grammar.lark", catalogue if catalogue.exists() else None),
             decoder=Decoder(
                 bundle.path / "model.onnx",
                 bundle.manifest.model,
                 execution_provider=execution_provider,
                 num_threads=num_threads,
+                prefix=_prefix(bundle, tokenizer, template),
             ),
         )
         engine.manifest = bundle.manifest
@@ -96,6 +106,7 @@ class Engine:
                 end_token_ids = engine.compiled.end_token_ids
                 engine.drafts = DraftSources.from_bundle(bundle.path, engine.tokenizer, end_token_ids)
                 engine.costs = load_or_measure(engine.decoder, bundle.manifest, num_threads)
+        engine._warm_up(bundle)
         engine.load_ms = 1000 * (time.perf_counter() - started)
         return engine
 
@@ -151,6 +162,19 @@ class Engine:
                 sequence.finish_reason = "cancelled"
                 break
         return self._finish(sequence)
+
+    def _warm_up(self, bundle: Bundle) -> None:
+        """Answer a few of the bundle's own dev sentences, so that the first request finds memory and grammar warm."""
+        path = bundle.path / DEV_FILE
+        params = SamplingParams(max_tokens=max(self.compiled.planner.min_tokens, _WARM_UP_TOKENS))
+        try:
+            sentences = [row["prompt"] for row in json.loads(path.read_text(encoding="utf-8"))] if path.exists() else []
+            for sentence in sentences[:_NUM_WARM_UP]:
+                self.generate(sentence, params)
+        except (OSError, ValueError, TypeError, KeyError) as exc:
+            raise BundleError(f"'{path}' is malformed: {exc}", hint="export the bundle again") from exc
+        except (GenerationError, RequestError) as exc:  # a request will say so again
+            _log.warning("the warm-up failed: %s", exc.message)
 
     def _start(self, sentence: str, params: SamplingParams, compiled: CompiledGrammar | None) -> Sequence:
         started = time.perf_counter()
@@ -236,6 +260,21 @@ class Engine:
         if sequence.finish_reason != "cancelled" and grammar and not grammar.accepts(text):
             raise self.disagreements.add(grammar, text, sequence.token_ids)
         return sequence.completion(text)
+
+
+def _prefix(bundle: Bundle, tokenizer: Tokenizer, template: PromptTemplate) -> Prefix | None:
+    """What the bundle has computed of every prompt already.
+
+    Raises:
+        BundleError: malformed, or not how the template begins.
+    """
+    path = bundle.path / PREFIX_FILE
+    if not path.exists():
+        return None
+    prefix = Prefix.from_file(path, bundle.manifest.model, tokenizer.vocab_size)
+    if list(prefix.token_ids) != tokenizer.encode_prefix(template):
+        raise BundleError(f"'{path}' is not what every prompt begins with", hint="export the bundle again")
+    return prefix
 
 
 def _restricted(compiled: CompiledGrammar, params: SamplingParams, sentence: str) -> CompiledGrammar:

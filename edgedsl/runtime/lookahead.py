@@ -59,7 +59,7 @@ class Lookahead:
             tokens_left: most tokens of the program.
         """
         self.decoder.reset()
-        return self._call(prompt_token_ids, [], matcher, tokens_left)
+        return self._call(prompt_token_ids[len(self.decoder.prefix_token_ids) :], [], matcher, tokens_left)
 
     def after(self, token_ids: list[int], matcher: Matcher | None, tokens_left: int) -> NDArray[np.float32]:
         """Logits [vocab] after one more token.
