@@ -54,7 +54,7 @@ An edgedsl project, filled with the sample language `flow`. Next:
 | `data/*.jsonl` | pairs, one a line: `{{"prompt": "...", "target": "...", "group": "..."}}` |
 
 A request that the language cannot express is answered by a program of its own, `unsupported`: the rule `refusal` of the
-grammar, and 5 % of the pairs. `edgedsl eval --refusals {refusals}` measures it on phrases that training never saw.
+grammar, and 6 % of the pairs. `edgedsl eval --refusals {refusals}` measures it on phrases that training never saw.
 
 For a language of your own, replace the grammar, the catalogue and the pairs. Pairs of one `group` belong in one file:
 rows that differ in a name only would otherwise make the test look better than it is.

@@ -15,8 +15,7 @@ def picture(candidates: Sequence[Candidate], chosen: Candidate) -> str:
     table = charts.key_table({candidate.recipe: _figures(candidate) for candidate in candidates})
     return charts.page(
         "Quantisation recipes",
-        charts.section(f"Served: {chosen.recipe}, the fastest inside the gate", chart)
-        + charts.section("Figures", table),
+        charts.section(f"Served: {chosen.recipe}", chart) + charts.section("Figures", table),
     )
 
 

@@ -91,13 +91,13 @@ class _Export:
         self.say("adapter: load and measure")
         model = self.source.load()
         self._check_context(model)
+        self.exporter = self.exporter or self._choose_exporter(model)
+        recipes = self._recipes(self.exporter)
         self.hops.measure_torch("adapter", model)
         self.say("merged: merge and measure")
         merged = model.merge_and_unload()
         merged.config.use_cache = True
         self.hops.measure_torch("merged", merged)
-        self.exporter = self.exporter or self._choose_exporter(merged)
-        recipes = self._recipes(self.exporter)
         calibration = Calibration.of(merged, recipes, self._calibration_rows, len(self.hops.prefix_token_ids))
         self.say(f"onnx: export with {self.exporter.name}")
         graph = self.exporter.export(merged, self.work, context_length=self.config.export.context_length)
@@ -164,7 +164,7 @@ class _Export:
         hops, gate = self.hops, self.config.export.gate
         chosen = choose(candidates, gate * hops.quality["adapter"].exact_match)
         if len(candidates) > 1:
-            self.say(f"quantized: {chosen.recipe} is the fastest inside the gate, {chosen.e2el_ms:.0f} ms an answer")
+            self.say(f"quantized: {chosen.recipe} is taken, {chosen.e2el_ms:.0f} ms an answer")
             atomic.write_text(self.staging / "eval" / "recipes.html", picture(candidates, chosen))
         for file in (self.work / chosen.recipe).iterdir():
             file.rename(self.staging / file.name)

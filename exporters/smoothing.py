@@ -90,7 +90,8 @@ class _Smoothing:
 
     def run(self, inputs_of: Mapping[str, Inputs]) -> dict[str, Inputs]:
         found = dict(inputs_of)
-        for node in self.graph.node:
+        # Backwards: a fold changes the columns of the weight before it, which is then searched as it will be.
+        for node in reversed(self.graph.node):
             if node.op_type == "MatMul" and node.input[1] in self.weights and node.name in inputs_of:
                 source = next(self._sources(node), None)
                 if source:

@@ -20,7 +20,7 @@ from edgedsl.grammars.flow_sentences import sentence
 
 Row = dict[str, str]
 
-REFUSAL_SHARE = 0.05  # of train and dev
+REFUSAL_SHARE = 0.06  # of train and dev
 SHAPES = {"act": 15, "ask": 10, "one": 45, "if": 20, "many": 10}  # percent
 # A function keeps at least this many structures for training; a part takes about this share of a shape's structures.
 # Programs of one call: without its literals such a group would be a function, and every function must be learnt.

@@ -19,7 +19,7 @@ PHRASES: Mapping[str, Mapping[str, tuple[str, ...]]] = MappingProxyType(
     dict(zip(KINDS, (UNRELATED, UNSAFE, NEAR_MISS), strict=True))
 )
 # Near misses are the hard ones: all but a word of them is as in sentences that flow can express.
-SHARES: Mapping[str, int] = MappingProxyType({"unrelated": 35, "unsafe": 30, "near miss": 35})  # percent
+SHARES: Mapping[str, int] = MappingProxyType({"unrelated": 30, "unsafe": 25, "near miss": 45})  # percent
 _HELD_OUT = {"test": 0.3, "dev": 0.1}  # of the phrases of a kind
 _POLITE = 0.3
 _SLOT = re.compile(r"\{(\w+)\}")

@@ -16,11 +16,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import numpy_helper
 from tiny import BOS_TOKEN, CATALOGUE, EOS_TOKEN, GRAMMAR, PAIRS, tiny_template, tiny_tokenizer
-from tiny_export import TinyOnnx
+from tiny_export import TinyOnnx, sign
 
 from edgedsl.catalogue import Catalogue, bind
+from edgedsl.config import Config
 from edgedsl.data.pairs import Pair
-from edgedsl.errors import GenerationError, PromptTooLong, RequestError
+from edgedsl.errors import BundleError, GenerationError, PromptTooLong, RequestError
 from edgedsl.evaluation.torch_decoder import TorchDecoder
 from edgedsl.grammar import Grammar, Matcher
 from edgedsl.prompt import PromptTemplate
@@ -459,3 +460,29 @@ def test_training_evaluation_and_generation_see_the_same_tokens(sentence: str) -
     assert decoder.calls[0] == list(example.prompt) == row.prompt
     assert example.target == (*spelled(PROGRAM), EOS)
     assert TOKENIZER.decode(decoder.calls[0]) == sentence + "\n"
+
+
+@pytest.mark.parametrize("content", ["", "{}}", "[1]", "[{}]", '[{"prompt": 5}]', '[{"prompt": null}]', "5"])
+def test_dev_pairs_that_are_malformed_are_a_bundle_error(project: Config, content: str) -> None:
+    path = project.path("bundle/eval/dev.json")
+    path.write_text(content, encoding="utf-8")
+    sign(project.path("bundle"))
+    with pytest.raises(BundleError, match=r"dev\.json' is malformed"):
+        Engine.from_bundle(project.path("bundle"))
+
+
+def test_what_fails_while_warming_up_is_not_blamed_on_the_dev_pairs(
+    tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(error: Exception) -> None:
+        def generate(self: Engine, sentence: str, params: SamplingParams) -> None:
+            raise error
+
+        monkeypatch.setattr(Engine, "generate", generate)
+
+    fail(TypeError("a mistake of ours"))
+    with pytest.raises(TypeError, match="a mistake of ours"):
+        Engine.from_bundle(tiny_bundle)
+    fail(GenerationError("no program"))
+    assert Engine.from_bundle(tiny_bundle).load_ms > 0
+    assert "the warm-up failed: no program" in caplog.text

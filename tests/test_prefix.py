@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 import torch
 from tiny import BOS_TOKEN, EOS_TOKEN, PAIRS, tiny_template, tiny_tokenizer
-from tiny_export import CASES, CONTEXT, SHAPE, TinyOnnx, make_model, model_info
+from tiny_export import CASES, CONTEXT, SHAPE, TinyOnnx, make_model, model_info, sign
 
 import edgedsl
-from edgedsl.bundle.manifest import open_bundle, write_manifest
+from edgedsl.bundle.manifest import open_bundle
 from edgedsl.bundle.schema import ModelInfo
 from edgedsl.config import Config, override
 from edgedsl.errors import BundleError, ExportError, PromptTooLong
@@ -278,13 +278,6 @@ def test_the_prefix_is_that_of_the_graph_whose_channels_were_scaled(
 
 
 # Bundles
-
-
-def sign(folder: Path) -> None:
-    """Write the manifest of a changed bundle anew."""
-    manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-    fields = {name: manifest[name] for name in ("name", "config", "parity", "quality", "versions")}
-    write_manifest(folder, model=ModelInfo(**manifest["model"]), **fields)
 
 
 def answers(bundle: Path, **flags: Any) -> list[str]:

@@ -182,7 +182,7 @@ def test_near_misses_mark_something_that_flow_does_not_have(topic: str) -> None:
 def test_files_hold_their_shares_and_test_is_programs_only(data: dict[str, list[Pair]], flow: Grammar) -> None:
     assert {part: len(pairs) for part, pairs in data.items()} == SIZES
     refused = {part: [pair for pair in pairs if is_refusal(flow, pair.target)] for part, pairs in data.items()}
-    assert {part: len(pairs) for part, pairs in refused.items()} == {"train": 24, "dev": 4, "test": 0, "refusals": 90}
+    assert {part: len(pairs) for part, pairs in refused.items()} == {"train": 18, "dev": 3, "test": 0, "refusals": 90}
     assert {pair.target for pairs in refused.values() for pair in pairs} == {REFUSAL}
     groups = [pair.group for pair in data["refusals"]]
     assert {kind: groups.count(kind) for kind in KINDS} == dict.fromkeys(KINDS, 30)
@@ -204,7 +204,7 @@ def test_no_sentence_and_no_phrase_of_the_measured_refusals_is_in_train(data: di
     assert not prompts["train"] & prompts["dev"]
     held_out = {phrase for kind in KINDS for _, phrase in split(kind, 3)["test"]}
     learnt = {pair.group.split(": ", 1)[1] for pair in data["train"] if pair.target == REFUSAL}
-    assert len(learnt) >= 20
+    assert len(learnt) >= 15
     assert not held_out & learnt
 
 

@@ -135,8 +135,15 @@ def test_query_heads_of_a_group_share_the_scales_of_their_values(num_kv_heads: i
     assert_near(graph.logits(), expected)
     width = 16 * num_kv_heads
     for layer in (0, 1):
-        scales = scales_of(graph, found, f"/model/layers.{layer}/self_attn/o_proj/MatMul")
+        name = f"/model/layers.{layer}/self_attn/o_proj/MatMul"
+        scales = scales_of(graph, found, name)
         groups = scales.reshape(num_kv_heads, -1, 16)
+        # The widest of the group counts, on both sides.
+        matrix = arrays[f"model.layers.{layer}.self_attn.o_proj.weight"]
+        sides = graph.inputs[name].widths.numpy(), np.abs(matrix).max(1)
+        inputs, weights = (widths.reshape(num_kv_heads, -1, 16).max(1) for widths in sides)
+        candidates = [inputs**alpha / weights ** (1 - alpha) for alpha in ALPHAS[1:]]
+        assert any(np.allclose(groups[:, 0], candidate, rtol=1e-3) for candidate in candidates)
         np.testing.assert_allclose(groups, np.broadcast_to(groups[:, :1], groups.shape), rtol=1e-5)
         assert scales.max() > 1.5 * scales.min()
         bias = f"model.layers.{layer}.self_attn.qkv_proj.bias"
@@ -238,7 +245,7 @@ def test_planted_channels_cost_nothing_after_it(name: str, tmp_path: Path, monke
         assert found[product] < 0.2 * lost[product], product
         # A projection that is searched before the wide columns among its own weights are narrowed loses a bit.
         is_last = product.endswith(("o_proj/MatMul", "down_proj/MatMul", "lm_head/MatMul"))
-        assert found[product] < (1.02 if is_last else 2) * best[product], product
+        assert found[product] < (1.02 if is_last else 4) * best[product], product
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -26,6 +26,7 @@ from transformers import (
 )
 
 from edgedsl.basemodels.model import weights_digest
+from edgedsl.bundle.manifest import write_manifest
 from edgedsl.bundle.schema import ModelInfo
 from edgedsl.config import Config, load_config
 from edgedsl.exporters.optimum import OptimumExporter
@@ -158,6 +159,13 @@ def write_project(folder: Path) -> Config:
     config = load_config(folder)
     write_adapter(config, folder / "adapter")
     return config
+
+
+def sign(folder: Path) -> None:
+    """Write the manifest of a changed bundle anew."""
+    manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    fields = {name: manifest[name] for name in ("name", "config", "parity", "quality", "versions")}
+    write_manifest(folder, model=ModelInfo(**manifest["model"]), **fields)
 
 
 def write_adapter(config: Config, folder: Path) -> None:

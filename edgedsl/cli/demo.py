@@ -19,7 +19,7 @@ from edgedsl.cli.options import json_option
     show_default=True,
     help="Folder of the sample project.",
 )
-@click.option("--train-rows", type=click.IntRange(min=16), default=2800, show_default=True, help="Pairs to train on.")
+@click.option("--train-rows", type=click.IntRange(min=16), default=3000, show_default=True, help="Pairs to train on.")
 @click.option("--test-rows", type=click.IntRange(min=1), default=200, show_default=True, help="Pairs to measure on.")
 @click.option("--offline", is_flag=True, help="Never download; a base model that is missing is an error.")
 @json_option("End with one JSON line.")

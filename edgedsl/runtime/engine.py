@@ -21,8 +21,7 @@ from edgedsl.runtime.disagreements import Disagreements
 from edgedsl.runtime.drafts import DraftSources
 from edgedsl.runtime.lookahead import Lookahead
 from edgedsl.runtime.ngrams import FILE_NAME as NGRAMS_FILE
-from edgedsl.runtime.prefix import FILE_NAME as PREFIX_FILE
-from edgedsl.runtime.prefix import Prefix
+from edgedsl.runtime.prefix import open_prefix
 from edgedsl.runtime.sampling import SamplingParams
 from edgedsl.runtime.sequence import Completion, Sequence
 from edgedsl.tokenizer import Tokenizer
@@ -96,7 +95,7 @@ class Engine:
                 bundle.manifest.model,
                 execution_provider=execution_provider,
                 num_threads=num_threads,
-                prefix=_prefix(bundle, tokenizer, template),
+                prefix=open_prefix(bundle, tokenizer, template),
             ),
         )
         engine.manifest = bundle.manifest
@@ -165,14 +164,10 @@ class Engine:
 
     def _warm_up(self, bundle: Bundle) -> None:
         """Answer a few of the bundle's own dev sentences, so that the first request finds memory and grammar warm."""
-        path = bundle.path / DEV_FILE
         params = SamplingParams(max_tokens=max(self.compiled.planner.min_tokens, _WARM_UP_TOKENS))
         try:
-            sentences = [row["prompt"] for row in json.loads(path.read_text(encoding="utf-8"))] if path.exists() else []
-            for sentence in sentences[:_NUM_WARM_UP]:
+            for sentence in _dev_sentences(bundle)[:_NUM_WARM_UP]:
                 self.generate(sentence, params)
-        except (OSError, ValueError, TypeError, KeyError) as exc:
-            raise BundleError(f"'{path}' is malformed: {exc}", hint="export the bundle again") from exc
         except (GenerationError, RequestError) as exc:  # a request will say so again
             _log.warning("the warm-up failed: %s", exc.message)
 
@@ -262,19 +257,22 @@ class Engine:
         return sequence.completion(text)
 
 
-def _prefix(bundle: Bundle, tokenizer: Tokenizer, template: PromptTemplate) -> Prefix | None:
-    """What the bundle has computed of every prompt already.
+def _dev_sentences(bundle: Bundle) -> list[str]:
+    """Empty for a bundle without dev pairs.
 
     Raises:
-        BundleError: malformed, or not how the template begins.
+        BundleError: malformed.
     """
-    path = bundle.path / PREFIX_FILE
+    path = bundle.path / DEV_FILE
     if not path.exists():
-        return None
-    prefix = Prefix.from_file(path, bundle.manifest.model, tokenizer.vocab_size)
-    if list(prefix.token_ids) != tokenizer.encode_prefix(template):
-        raise BundleError(f"'{path}' is not what every prompt begins with", hint="export the bundle again")
-    return prefix
+        return []
+    try:
+        sentences = [row["prompt"] for row in json.loads(path.read_text(encoding="utf-8"))]
+        if not all(isinstance(sentence, str) for sentence in sentences):
+            raise TypeError("a prompt is no text")
+    except (OSError, ValueError, TypeError, KeyError) as exc:
+        raise BundleError(f"'{path}' is malformed: {exc}", hint="export the bundle again") from exc
+    return sentences
 
 
 def _restricted(compiled: CompiledGrammar, params: SamplingParams, sentence: str) -> CompiledGrammar:

@@ -8,8 +8,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from edgedsl.bundle.manifest import ModelInfo
+from edgedsl.bundle.manifest import Bundle, ModelInfo
+from edgedsl.errors import BundleError
+from edgedsl.prompt import PromptTemplate
 from edgedsl.runtime.index_file import Layout, refuse
+from edgedsl.tokenizer import Tokenizer
 
 FILE_NAME = "prefix.kv"
 LAYOUT = Layout(
@@ -62,3 +65,18 @@ class Prefix:
         sizes = {"num_layers": num_buffers // 2, "num_kv_heads": num_kv_heads, "head_dim": head_dim}
         arrays = {"token_ids": np.array(self.token_ids), "kv": self.kv.reshape(-1)}
         return LAYOUT.pack({"vocab_size": vocab_size, **sizes}, arrays)
+
+
+def open_prefix(bundle: Bundle, tokenizer: Tokenizer, template: PromptTemplate) -> Prefix | None:
+    """What a bundle has computed of every prompt already.
+
+    Raises:
+        BundleError: malformed, or not how the template begins.
+    """
+    path = bundle.path / FILE_NAME
+    if not path.exists():
+        return None
+    prefix = Prefix.from_file(path, bundle.manifest.model, tokenizer.vocab_size)
+    if list(prefix.token_ids) != tokenizer.encode_prefix(template):
+        raise BundleError(f"'{path}' is not what every prompt begins with", hint="export the bundle again")
+    return prefix
