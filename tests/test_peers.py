@@ -382,7 +382,7 @@ def test_command_measures_and_ends_with_the_ratios(
     ]  # fmt: skip
     assert command_line.main(arguments) == 0
     found = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert (found["first"], list(found["peers"])) == ("edgedsl int8", ["llama-cpp"])
+    assert (found["first"], list(found["peers"])) == ("edgedsl w8a8", ["llama-cpp"])
     assert found["peers"]["llama-cpp"]["contestant"] == "llama.cpp q8_0 x"
     record = read_result(output)
     ours, fake, failed = record["rows"]
