@@ -103,14 +103,15 @@ class _Smoothing:
         widths = np.maximum(source.shared(inputs.widths.numpy()), _LEAST)
         weights = np.maximum(source.shared(np.abs(matrix).max(1)), _LEAST)
         candidates = [_scales(widths, weights, alpha) for alpha in ALPHAS]
-        smoothed = [_smoothed(matrix, inputs, source.spread(scales)) for scales in candidates]
-        best = min(range(len(candidates)), key=lambda index: self.loss(*smoothed[index]))
+        # One at a time: a head with its copies would not fit into a small machine's memory.
+        best = min(candidates, key=lambda scales: self.loss(*_smoothed(matrix, inputs, source.spread(scales))))
         for name in source.names:
             array = self._array(name)
-            array[..., source.columns] /= candidates[best]
+            array[..., source.columns] /= best
             self._replace(name, array)
-        self._replace(node.input[1], smoothed[best][0])
-        return smoothed[best][1]
+        smoothed, inputs = _smoothed(matrix, inputs, source.spread(best))
+        self._replace(node.input[1], smoothed)
+        return inputs
 
     def _sources(self, node: onnx.NodeProto) -> Iterator[_Source]:
         """Nothing where the inputs come out of what cannot take a factor for each channel."""

@@ -6,10 +6,14 @@ import json
 from pathlib import Path
 
 import pytest
-from tiny import tiny_tokenizer
+from tiny import EOS_TOKEN, tiny_tokenizer
 
 from edgedsl.bench import catalogues
 from edgedsl.bench.table import render
+from edgedsl.catalogue import bind
+from edgedsl.grammar import Grammar, specialise
+from edgedsl.grammar.authoring.fuzz import Fuzzer
+from edgedsl.grammar.authoring.token_set import TokenSet
 
 
 def test_functions_have_parameters_of_their_own() -> None:
@@ -32,3 +36,17 @@ def test_a_size_is_measured_and_shown(tmp_path: Path, capsys: pytest.CaptureFixt
     assert min(row["read_ms"], row["compile_ms"], row["subset_ms_p50"], row["mask_us_p50"]) > 0
     assert "| 30 |" in render(tmp_path)
     assert "30 functions" in capsys.readouterr().err
+
+
+def test_what_would_be_too_many_rules_is_held_by_the_guard_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each of these functions may stand inside every other."""
+    catalogue = catalogues.made_catalogue(12)
+    source = bind(catalogues.SOURCE, catalogue)
+    written = Grammar(source, catalogue=catalogue)
+    assert written.decoding_source != source
+    monkeypatch.setattr(specialise, "MAX_SYMBOLS", 50)
+    plain = Grammar(source, catalogue=catalogue)
+    assert plain.decoding_source == source
+    fuzzer = Fuzzer(plain, TokenSet(tiny_tokenizer(), tiny_tokenizer().token_id(EOS_TOKEN), "tiny"), catalogue)
+    result = fuzzer.run(24)
+    assert (result.parsed, result.invented_names, fuzzer.failures) == (24, 0, [])

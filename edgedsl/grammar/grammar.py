@@ -54,12 +54,12 @@ class Grammar:
     def _decoding_source(self) -> str:
         """What llguidance reads: the same language, with the catalogue's scopes written out as rules.
 
-        A catalogue of thousands of functions would be more rules than it takes (65,000 symbols): there it reads the
-        names without their scopes, and the budget guard and the re-parse, which know them, hold them alone.
+        Many functions would be more rules than it takes: there it reads the names without their scopes, and the budget
+        guard and the re-parse, which know them, hold them alone.
         """
         if self.catalogue is None or not self.catalogue.is_scoped or self.catalogue.num_scopes > MAX_WRITTEN_SCOPES:
             return self.source
-        return specialise(self.source, self.lark, self.catalogue, START)
+        return specialise(self.source, self.lark, self.catalogue, START) or self.source
 
     @classmethod
     def from_files(cls, lark_path: Path, catalogue_path: Path | None = None) -> Grammar:

@@ -21,8 +21,13 @@ _NAMED_TERMINAL = re.compile(r"^_?[A-Z][A-Z0-9_]*(\.-?\d+)?[ \t]*:")
 _STATEMENT = re.compile(r"^(?=[^\s|/])", re.MULTILINE)
 
 
-def specialise(source: str, lark: Lark, catalogue: Catalogue, start: str) -> str:
+MAX_SYMBOLS = 100_000  # of all rules together; llguidance takes 500,000 after it has rewritten them
+
+
+def specialise(source: str, lark: Lark, catalogue: Catalogue, start: str) -> str | None:
     """The bound Lark text ``source`` with one copy of each rule for each scope in which it is used.
+
+    None where that would be more than :data:`MAX_SYMBOLS`: calls that nest write every function into every other.
 
     Args:
         source: Lark text whose terminals are all defined.
@@ -49,12 +54,16 @@ class _Writer:
         self._todo: list[tuple[str, dict[str, Names]]] = []
         self._definitions: dict[tuple[str, str], str] = {}
 
-    def write(self, start: str) -> str:
+    def write(self, start: str) -> str | None:
         rules = {"start": [[self._rule(start, {})]]}
+        num_symbols = 0
         while self._todo:
             name, environment = self._todo.pop()
             written = self._names[name, self._key(name, environment)]
             rules[written] = [parts for r in self._rules[name] for parts in self._expand(r.expansion, environment)]
+            num_symbols += sum(map(len, rules[written]))
+            if num_symbols > MAX_SYMBOLS:
+                return None
         lines = [
             f"{name}: " + " | ".join(" ".join(parts) or '""' for parts in alternatives)
             for name, alternatives in _productive(rules).items()
