@@ -233,7 +233,7 @@ def test_matchers_of_one_grammar_are_independent() -> None:
 
 
 def masked(logits: np.ndarray, legal: LegalTokens, extra: int | None = None) -> np.ndarray:
-    values, token_ids = legal.select(logits, extra)
+    values, token_ids = legal.select(logits, extra, np.empty_like(logits))
     ours = np.full_like(logits, -np.inf)
     ours[slice(None) if token_ids is None else token_ids] = values
     return ours

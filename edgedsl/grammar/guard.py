@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from itertools import count
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +19,6 @@ from edgedsl.grammar.position import Position
 _FAR = 16
 _PATIENCE = 3  # refusals after which tokens are refused by where they lead, not one by one
 _MAX_TARGETS = 4096
-_NOWHERE, _END = -1, -2  # instead of the number of a token's class
 Draw = Callable[[Logits], int]
 
 
@@ -40,6 +39,7 @@ class BudgetGuard:
         self._position = self._planner.automaton.start()
         self._ending: list[int] | None = None  # tokens that would end the program from here, once it is near
         self._next: tuple[int, Position, list[int] | None] | None = None
+        self._values: Logits | None = None
         self.is_steering = False
 
     def choose(self, logits: Logits, draw: Draw, tokens_left: int, *, is_greedy: bool = False) -> int:
@@ -61,20 +61,20 @@ class BudgetGuard:
             return best
         # Where only one text can follow, llguidance's mask holds just its canonical token, which may be a short one.
         planned = self._ending[0] if self._ending else None
-        values, token_ids = self._legal().select(logits, planned)
-        groups: NDArray[np.int32] | None = None
-        for num_refused in count():
+        if self._values is None:
+            self._values = np.empty(self._compiled.vocab_size, np.float32)
+        values, token_ids = self._legal().select(logits, planned, self._values)
+        num_refused = 0
+        while True:
             index = draw(values)
             token_id = index if token_ids is None else int(token_ids[index])
             if self.permits(token_id, tokens_left):
                 return token_id
             values[index] = -np.inf
-            if num_refused == _PATIENCE:
-                groups = self._groups() if token_ids is None else self._groups()[token_ids]
-                values[groups == _NOWHERE] = -np.inf
-            if groups is not None and groups[index] >= 0:
-                values[groups == groups[index]] = -np.inf
-        raise AssertionError("unreachable")
+            num_refused += 1
+            if num_refused > _PATIENCE and token_id not in self._end_token_ids:
+                alike = self._alike(token_id)
+                values[alike if token_ids is None else np.isin(token_ids, alike)] = -np.inf
 
     def permits(self, token_id: int, tokens_left: int) -> bool:
         """Whether the token is legal and the program can still be finished after it, or may end with it.
@@ -150,10 +150,14 @@ class BudgetGuard:
             node.legal = self._compiled.legal_tokens.get(bitmask)
         return node.legal
 
-    def _groups(self) -> NDArray[np.int32]:
-        """For each token [vocab] the number of its class: equal where tokens lead to the same position."""
-        groups = np.full(self._compiled.vocab_size, _NOWHERE, np.int32)
-        for number, token_ids in enumerate(self._planner.classes.at(self._position).values()):
-            groups[token_ids] = number
-        groups[list(self._end_token_ids)] = _END
-        return groups
+    def _alike(self, token_id: int) -> NDArray[np.integer[Any]]:
+        """The tokens that lead where this one leads, so that one verdict does for all of them."""
+        classes = self._planner.classes.at(self._position)
+        position = self._target(token_id)
+        if position is not None:
+            return classes[position]
+        leads_on = np.zeros(self._compiled.vocab_size, np.bool_)
+        leads_on[list(self._end_token_ids)] = True
+        for token_ids in classes.values():
+            leads_on[token_ids] = True
+        return np.flatnonzero(~leads_on)

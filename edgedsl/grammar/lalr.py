@@ -11,7 +11,7 @@ import heapq
 import math
 from collections.abc import Callable, Iterator, Mapping
 from itertools import count
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from lark import Lark
 from lark.parsers.lalr_analysis import Shift
@@ -40,18 +40,20 @@ class Stack:
         below: the stack without it.
         environment: which catalogue names hold above; see edgedsl.grammar.scopes.
         endings: the cheapest one by each measure, once known.
+        after: the stack after a lexeme of a pattern, by its number, once known; None where it cannot come.
         nodes: what is known of the positions with this stack, by the lexer's state.
         family: the stacks with the same lowest state.
         twin: the same states where no catalogue entry restricts anything; what does not depend on names is known there.
     """
 
-    __slots__ = ("_above", "below", "endings", "environment", "family", "nodes", "state", "twin")
+    __slots__ = ("_above", "after", "below", "endings", "environment", "family", "nodes", "state", "twin")
 
     def __init__(self, state: int, below: Stack | None, environment: int = 0) -> None:
         self.state = state
         self.below = below
         self.environment = environment
         self.endings: dict[str, Ending] = {}
+        self.after: dict[int, Stack | None] = {}
         self.nodes: dict[int, Node] = {}
         self.family: Family = below.family if below else Family()
         self.family.size += 1
@@ -89,17 +91,30 @@ class Tables:
     Args:
         lark: compiled with ``parser="lalr"``.
         start: its start rule.
+
+    Attributes:
+        terminals: names of those that the rules use.
+        shifts: the next state by state and symbol.
     """
 
     def __init__(self, lark: Lark, start: str) -> None:
         table = lark.parser.parser._parse_table
-        self._actions: dict[int, dict[str, tuple[Any, Any]]] = table.states
+        # Names as plain strings: comparing Lark's tokens is slow.
+        self.shifts: dict[int, dict[str, int]] = {}
+        self._reductions: dict[int, dict[str, tuple[int, str]]] = {}
+        for state, actions in table.states.items():
+            self.shifts[state] = {str(n): target for n, (kind, target) in actions.items() if kind is Shift}
+            self._reductions[state] = {
+                str(name): (len(rule.expansion), str(rule.origin.name))
+                for name, (kind, rule) in actions.items()
+                if kind is not Shift
+            }
         self._start_state: int = table.start_states[start]
         self._end_state: int = table.end_states[start]
         self._rules: dict[str, list[tuple[str, ...]]] = {_ROOT: [(start, END)]}
         for rule in lark.rules:
-            right = tuple(symbol.name for symbol in rule.expansion)
-            self._rules.setdefault(rule.origin.name, []).append(right)
+            right = tuple(str(symbol.name) for symbol in rule.expansion)
+            self._rules.setdefault(str(rule.origin.name), []).append(right)
         self.terminals = frozenset(
             symbol for rules in self._rules.values() for right in rules for symbol in right
         ) - frozenset([*self._rules, END])
@@ -111,7 +126,7 @@ class Tables:
 
     def allowed(self, state: int) -> frozenset[str]:
         """Terminals that the lexer looks for in a state."""
-        return frozenset(name for name in self._actions[state] if name in self.terminals)
+        return frozenset(name for name in (*self.shifts[state], *self._reductions[state]) if name in self.terminals)
 
     def shift(self, stack: Stack, terminal: str, enter: Callable[[int], int] | None = None) -> Stack | None:
         """The stack after one more terminal; None where it cannot come.
@@ -121,30 +136,24 @@ class Tables:
             terminal: its name.
             enter: the environment behind it, from the one before it.
         """
-        while True:
-            action = self._actions[stack.state].get(terminal)
-            if action is None:
+        while (target := self.shifts[stack.state].get(terminal)) is None:
+            reduced = self._reductions[stack.state].get(terminal)
+            if reduced is None:
                 return None
-            kind, argument = action
-            if kind is Shift:
-                environment = stack.environment
-                return stack.push(argument, enter(environment) if enter else environment)
-            stack = self._goto(stack.pop(len(argument.expansion)), argument.origin.name)
+            stack = self._goto(stack.pop(reduced[0]), reduced[1])
+        return stack.push(target, enter(stack.environment) if enter else stack.environment)
 
     def is_complete(self, stack: Stack) -> bool:
         """Whether a program may end here."""
         while stack.state != self._end_state:
-            action = self._actions[stack.state].get(END)
-            if action is None:
-                return False
-            kind, argument = action
-            if kind is Shift:
-                return True
-            stack = self._goto(stack.pop(len(argument.expansion)), argument.origin.name)
+            reduced = self._reductions[stack.state].get(END)
+            if reduced is None:
+                return END in self.shifts[stack.state]
+            stack = self._goto(stack.pop(reduced[0]), reduced[1])
         return True
 
     def _goto(self, stack: Stack, nonterminal: str) -> Stack:
-        return stack.push(self._actions[stack.state][nonterminal][1], stack.environment)
+        return stack.push(self.shifts[stack.state][nonterminal], stack.environment)
 
     def _kernel_items(self) -> dict[int, set[Item]]:
         """Walk the tables from the start state, and move each item's dot with the symbols."""
@@ -155,9 +164,9 @@ class Tables:
             for left, right, dot in self._closure(items[state]):
                 if dot == len(right) or right[dot] == END:
                     continue
-                kind, target = self._actions[state].get(right[dot], (None, None))
+                target = self.shifts[state].get(right[dot])
                 # A conflict that Lark resolved by priority leaves a symbol without its move.
-                if kind is not Shift:
+                if target is None:
                     continue
                 known = items.setdefault(target, set())
                 if (left, right, dot + 1) not in known:

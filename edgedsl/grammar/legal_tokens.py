@@ -27,16 +27,17 @@ class LegalTokens:
         else:
             self._penalty = np.where(allowed, np.float32(0), np.float32(-np.inf))
 
-    def select(self, logits: Logits, extra: int | None = None) -> tuple[Logits, NDArray[np.int64] | None]:
+    def select(self, logits: Logits, extra: int | None, memory: Logits) -> tuple[Logits, NDArray[np.int64] | None]:
         """The logits to choose from, and the token of each of them; None where it is its index.
 
         Args:
             logits: [vocab]; a copy is made.
             extra: a token that is legal too.
+            memory: [vocab], for the copy: to allocate that much anew takes longer than to fill it.
         """
         if self._token_ids is None:
             assert self._penalty is not None
-            values = logits + self._penalty
+            values = np.add(logits, self._penalty, out=memory)
             if extra is not None:
                 values[extra] = logits[extra]
             return values, None

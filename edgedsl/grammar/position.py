@@ -161,6 +161,11 @@ class Automaton:
 
     def after(self, stack: Stack, pattern: int) -> Stack | None:
         """The stack after a lexeme of one pattern; None where it cannot come."""
+        if pattern not in stack.after:
+            stack.after[pattern] = self._after(stack, pattern)
+        return stack.after[pattern]
+
+    def _after(self, stack: Stack, pattern: int) -> Stack | None:
         terminal = self.patterns[pattern].terminal
         if terminal in self.ignored:
             return stack

@@ -10,8 +10,6 @@ from collections.abc import Iterable, Iterator
 from itertools import combinations
 from typing import NamedTuple
 
-from lark.parsers.lalr_analysis import Shift
-
 from edgedsl.grammar.authoring.findings import WARNING, Finding
 from edgedsl.grammar.authoring.prefixes import Prefixes, shortest_paths
 from edgedsl.grammar.authoring.refusal import shorten
@@ -51,8 +49,7 @@ def findings(structure: Structure, automaton: Automaton, prefixes: Prefixes) -> 
 
 
 def _shifts(tables: Tables, state: int) -> list[tuple[str, int]]:
-    moves = sorted((name, argument) for name, (kind, argument) in tables._actions[state].items() if kind is Shift)
-    return [(name, int(target)) for name, target in moves]
+    return sorted(tables.shifts[state].items())
 
 
 def _groups(overlaps: Iterable[Overlap]) -> Iterator[tuple[str, list[Overlap]]]:

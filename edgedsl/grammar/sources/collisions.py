@@ -27,7 +27,7 @@ def collisions(grammar: Grammar) -> list[str]:
     follow = _follow(tables)
     after = [frozenset[int]().union(*(first_bytes[name] for name in follow[t.name])) for t in terminals]
     found: dict[str, None] = {}
-    waiting = list({dfa.start(starts[name] for name in tables.allowed(state)) for state in tables._actions})
+    waiting = list({dfa.start(starts[name] for name in tables.allowed(state)) for state in tables.shifts})
     seen = set(waiting)
     while waiting and len(seen) < _MAX_STATES:
         state = waiting.pop()
