@@ -1,8 +1,9 @@
 """How many tokens a call of the model yields with drafts, without the model: the targets are replayed.
 
-Run ``python -m edgedsl.bench.drafts --bundle BUNDLE --train JSONL --dev JSONL --output FILE``. The indices are built
-from ``--train``, as an export does. Every call counts, that of the prompt too, and the end token is a token: without
-drafts the figure is 1, and ``k`` drafts cannot make it more than ``k + 1``.
+Run ``python -m edgedsl.bench.drafts --bundle BUNDLE --train JSONL --dev JSONL --output FILE``, or with ``--grammar``,
+``--catalogue`` and ``--tokenizer`` for a language that nobody trained a model for. The indices are built from
+``--train``, as an export does. Every call counts, that of the prompt too, and the end token is a token: without drafts
+the figure is 1, and ``k`` drafts cannot make it more than ``k + 1``.
 """
 
 from __future__ import annotations
@@ -17,14 +18,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from edgedsl import machine
 from edgedsl.bench.command import run
 from edgedsl.data.pairs import Pair, read_pairs, spread
-from edgedsl.errors import DataError
+from edgedsl.errors import ConfigError, DataError
 from edgedsl.evaluation.progress import track
-from edgedsl.evaluation.record import busy_caveat, describe, load_average
+from edgedsl.evaluation.record import busy_caveat, describe, head, load_average
 from edgedsl.exporters.neighbours import write_neighbours
 from edgedsl.exporters.ngrams import write_ngrams
-from edgedsl.grammar import CompiledGrammar
+from edgedsl.grammar import CompiledGrammar, Grammar
+from edgedsl.grammar.authoring.token_set import open_tokens
 from edgedsl.runtime import neighbours, ngrams
 from edgedsl.runtime.drafts import SOURCES, DraftSources, Source
 from edgedsl.runtime.engine import Engine
@@ -165,7 +168,10 @@ def build(folder: Path, train: Sequence[Pair], compiled: CompiledGrammar, tokeni
 def main(arguments: list[str] | None = None) -> int:
     """Command line; returns the exit code."""
     parser = argparse.ArgumentParser(description="Measure tokens per model call with drafts, without the model.")
-    parser.add_argument("--bundle", type=Path, required=True, help="bundle folder, for grammar and tokenizer")
+    parser.add_argument("--bundle", type=Path, help="bundle folder, for grammar and tokenizer")
+    parser.add_argument("--grammar", type=Path, help="Lark file, instead of a bundle")
+    parser.add_argument("--catalogue", type=Path, help="of the grammar")
+    parser.add_argument("--tokenizer", type=Path, help="tokenizer.json, with --grammar")
     parser.add_argument("--train", type=Path, required=True, help="pairs to draft from")
     parser.add_argument("--dev", type=Path, required=True, help="pairs to replay")
     parser.add_argument("--num-rows", type=int, default=None, help="pairs to replay, evenly spaced (default: all)")
@@ -174,20 +180,51 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _record(options: argparse.Namespace) -> dict[str, Any]:
     load = load_average()
-    engine = Engine.from_bundle(options.bundle, num_threads=1)
     train, dev = read_pairs(options.train), spread(read_pairs(options.dev), options.num_rows)
-    targets = targets_of(dev, train, engine.compiled, engine.tokenizer)
-    with tempfile.TemporaryDirectory() as folder:
-        rows = measure(engine.compiled, build(Path(folder), train, engine.compiled, engine.tokenizer), targets)
     command = f"python -m edgedsl.bench.drafts --train {options.train.name} --dev {options.dev.name}"
+    name, compiled, tokenizer, described = _language(options, f"{command} --num-rows {len(dev)}")
+    targets = targets_of(dev, train, compiled, tokenizer)
+    with tempfile.TemporaryDirectory() as folder:
+        rows = measure(compiled, build(Path(folder), train, compiled, tokenizer), targets)
     return {
-        **describe(engine, options.bundle, f"{command} --num-rows {len(dev)}"),
+        **described,
         "kind": "drafts",
-        "title": f"Tokens per model call with drafts, {engine.name}, targets replayed",
+        "title": f"Tokens per model call with drafts, {name}, targets replayed",
         "caveats": [f"{len(train)} training pairs to draft from; no model runs.", *busy_caveat(load)],
         "load_average": load,
         "rows": rows,
     }
+
+
+def _language(options: argparse.Namespace, command: str) -> tuple[str, CompiledGrammar, Tokenizer, dict[str, Any]]:
+    """Name, grammar and tokenizer of what is replayed, and what the result says of them.
+
+    Raises:
+        ConfigError: neither a bundle nor a grammar with a tokenizer was given.
+    """
+    if options.bundle:
+        engine = Engine.from_bundle(options.bundle, num_threads=1)
+        return engine.name, engine.compiled, engine.tokenizer, describe(engine, options.bundle, command)
+    if not (options.grammar and options.tokenizer):
+        raise ConfigError("no language was given", hint="give --bundle, or --grammar and --tokenizer")
+    grammar = Grammar.from_files(options.grammar, options.catalogue)
+    tokens, facts = open_tokens(options.tokenizer), machine.fingerprint()
+    caption = {
+        "model": f"none, a tokenizer of {tokens.tokenizer.vocab_size:,} tokens",
+        "grammar": options.grammar.name,
+        "cpu": f"{facts['cpu_model']}, one thread",
+        "command": command,
+    }
+    return (
+        options.grammar.stem,
+        tokens.compile(grammar),
+        tokens.tokenizer,
+        {
+            **head(),
+            "caption": caption,
+            "machine": facts,
+        },
+    )
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from edgedsl.errors import DataError
 from edgedsl.evaluation.record import RESULT_SCHEMA
 
 BY_GRAMMAR = "by-grammar"
-KINDS = ("quality", "hops", "budget", "generations", "latency", "masks", "catalogues", "drafts", "peers")
+KINDS = ("quality", "hops", "budget", "generations", "latency", "masks", "catalogues", "drafts", "bandwidth", "peers")
 CAPTION = ("model", "grammar", "cpu", "command")
 _NAME = re.compile(r"[a-z0-9.-]+_[a-z0-9.-]+_\d{6}\.json")
 _TITLES = {
@@ -36,7 +36,8 @@ _TITLES = {
     "start_us_p50": "start p50, µs", "propose_us_p50": "proposal p50, µs", "propose_us_p95": "p95, µs",
     "tokens_per_call_unseen": "unseen targets",
     "read_ms": "read by Lark, ms", "subset_ms_p50": "part of 20 p50, ms", "subset_ms_max": "longest, ms",
-    "memory_bytes": "memory",
+    "memory_bytes": "memory", "num_bytes": "read by a step", "step_ms_p50": "step p50, ms", "read_gb_s": "read, GB/s",
+    "machine_gb_s": "the machine reads, GB/s", "bandwidth_share": "share of that",
     "mask_us_p50": "mask and check p50, µs", "mask_us_p99": "p99, µs", "mask_us_max": "longest, µs",
 }  # fmt: skip
 _HEADLINE = (
@@ -188,9 +189,15 @@ def _table(path: Path, document: dict[str, Any]) -> str:
         "",
         *(f"- {_text(line)}" for line in document.get("caveats", [])),
         *([""] if document.get("caveats") else []),
-        _rows(document["rows"]),
+        _rows(_shown(document)),
     ]
     return "\n".join(lines)
+
+
+def _shown(document: dict[str, Any]) -> list[dict[str, Any]]:
+    """All rows but those of single sources of drafts, which are many: they are in the file."""
+    rows: list[dict[str, Any]] = document["rows"]
+    return [row for row in rows if row["sources"] == "all"] if document["kind"] == "drafts" else rows
 
 
 def _rows(rows: list[dict[str, Any]]) -> str:

@@ -76,6 +76,17 @@ class Catalogue:
         _collect(self.names, found)
         return {terminal: tuple(names) for terminal, names in found.items()}
 
+    @cached_property
+    def bound(self) -> frozenset[tuple[str, str]]:
+        """Terminals and names that entries bind, however deep."""
+        found: set[tuple[str, str]] = set()
+        waiting = [bound for names in self.names.values() for bound in names.values()]
+        while waiting:
+            for terminal, names in waiting.pop().items():
+                found.update((terminal, name) for name in names)
+                waiting += filter(None, names.values())
+        return frozenset(found)
+
     @property
     def is_scoped(self) -> bool:
         """Whether any entry binds names."""

@@ -16,19 +16,22 @@ _REPLACEMENT = "\ufffd"
 
 
 class Tokenizer:
-    """A tokenizer.json. Special tokens come from templates only; the same characters in a text are plain text."""
+    """A tokenizer.json. Special tokens come from templates only; the same characters in a text are plain text.
 
-    def __init__(self, backend: Backend, json_text: str) -> None:
-        backend.no_padding()
-        backend.no_truncation()
+    Args:
+        json_text: of the file.
+
+    Raises:
+        Exception: the text is not a tokenizer's; tokenizers raises no class of its own.
+    """
+
+    def __init__(self, json_text: str) -> None:
         self.json_text = json_text
-        self._backend = backend
-        # `encode_special_tokens` is a switch of the whole object, so plain text gets an object of its own.
-        self._plain = Backend.from_str(json_text)
-        self._plain.no_padding()
-        self._plain.no_truncation()
-        self._plain.encode_special_tokens = True
-        self.vocab_size: int = backend.get_vocab_size(with_added_tokens=True)
+        self._backend = Backend.from_str(json_text)
+        self._backend.no_padding()
+        self._backend.no_truncation()
+        self._backend.encode_special_tokens = True  # spelled out in a text, they are taken apart like any word
+        self.vocab_size: int = self._backend.get_vocab_size(with_added_tokens=True)
 
     @classmethod
     def from_file(cls, path: Path) -> Tokenizer:
@@ -39,7 +42,7 @@ class Tokenizer:
         """
         try:
             text = path.read_text(encoding="utf-8")
-            return cls(Backend.from_str(text), text)
+            return cls(text)
         except FileNotFoundError as exc:
             raise ModelError(f"'{path}' does not exist", hint="a model folder needs tokenizer.json") from exc
         except Exception as exc:  # tokenizers raises bare Exception
@@ -47,7 +50,7 @@ class Tokenizer:
 
     def encode_plain(self, text: str) -> list[int]:
         """Token ids of a text; adds nothing, and never yields a special token."""
-        return list(self._plain.encode(text, add_special_tokens=False).ids)
+        return list(self._backend.encode(text, add_special_tokens=False).ids)
 
     def encode_prompt(self, template: PromptTemplate, sentence: str) -> list[int]:
         """Token ids of the whole prompt."""

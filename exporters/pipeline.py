@@ -27,7 +27,7 @@ from edgedsl.exporters.pareto import picture
 from edgedsl.exporters.quality import check_gate
 from edgedsl.exporters.recipes import AUTO
 from edgedsl.exporters.source import Source, adapter_source, smoke_source
-from edgedsl.grammar import Grammar
+from edgedsl.grammar import Grammar, lark_tables
 from edgedsl.grammar.trial import try_compile
 from edgedsl.machine import version
 from edgedsl.prompt import PromptTemplate
@@ -194,7 +194,10 @@ class _Export:
             end_token_ids=tokenizer.end_token_ids(template),
         )
         self.say(f"grammar: compiled on trial in {tried}")
-        return Language(tokenizer, template, Grammar.from_files(folder / "grammar.lark", catalogue))
+        tables, grammar = folder / lark_tables.FILE_NAME, Grammar.from_files(folder / "grammar.lark", catalogue)
+        atomic.write_text(tables, lark_tables.to_json(grammar.lark, grammar.source))
+        # Read as it will be served: what follows is measured with the tables of the file.
+        return Language(tokenizer, template, Grammar.from_files(folder / "grammar.lark", catalogue, tables))
 
     def _dev_pairs(self) -> list[Pair]:
         num_rows = PARITY_ROWS if self.config.export.smoke else self.config.export.eval_rows

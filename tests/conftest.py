@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def own_call_costs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+def own_calibrations(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """What calls of the tiny models cost is not kept in the user's cache."""
     folder = tmp_path_factory.mktemp("cache")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("edgedsl.runtime.call_costs.default_cache", lambda: folder)
+        patch.setattr("edgedsl.runtime.calibration.default_cache", lambda: folder)
         yield
 
 

@@ -28,6 +28,5 @@ def learned_tokens() -> TokenSet:
         show_progress=False,
     )
     backend.train_from_iterator(texts, trainer)
-    text = backend.to_str()
-    tokenizer = Tokenizer(Backend.from_str(text), text)
+    tokenizer = Tokenizer(backend.to_str())
     return TokenSet(tokenizer, tokenizer.token_id(END), f"{tokenizer.vocab_size} tokens learned from the cases")

@@ -17,7 +17,7 @@ from tiny import tiny_template, tiny_tokenizer
 from edgedsl.bench import drafts as bench
 from edgedsl.bench.table import read_result
 from edgedsl.data.pairs import Pair
-from edgedsl.errors import BundleError, DataError
+from edgedsl.errors import BundleError, ConfigError, DataError
 from edgedsl.exporters.neighbours import write_neighbours
 from edgedsl.exporters.ngrams import write_ngrams
 from edgedsl.grammar import CompiledGrammar, Grammar, Matcher
@@ -316,3 +316,17 @@ def test_command_writes_a_result_that_the_table_reads(
     capsys.readouterr()
     arguments[3] = str(tmp_path / "missing.jsonl")
     assert bench.main(arguments) == DataError.exit_code
+
+
+def test_a_language_without_a_model_is_measured_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "grammar.lark").write_text(GRAMMAR, encoding="utf-8")
+    (tmp_path / "tokenizer.json").write_text(TOKENIZER.json_text, encoding="utf-8")
+    pairs, output = tmp_path / "pairs.jsonl", tmp_path / "drafts-tiny_box_202611.json"
+    pairs.write_text("".join(json.dumps({"prompt": p, "target": t}) + "\n" for p, t in PAIRS), encoding="utf-8")
+    arguments = ["--train", str(pairs), "--dev", str(pairs), "--output", str(output)]
+    language = ["--grammar", str(tmp_path / "grammar.lark"), "--tokenizer", str(tmp_path / "tokenizer.json")]
+    assert bench.main([*arguments, *language]) == 0
+    assert read_result(output)["rows"][-1]["tokens_per_call"] > 3
+    capsys.readouterr()
+    assert bench.main([*arguments, *language[:2]]) == ConfigError.exit_code
+    assert "give --bundle, or --grammar and --tokenizer" in capsys.readouterr().err

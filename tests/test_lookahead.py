@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,10 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny_export import TinyOnnx
 
-from edgedsl.bundle.schema import FileEntry
-from edgedsl.runtime import call_costs
 from edgedsl.runtime.call_costs import SIZES, CallCosts
-from edgedsl.runtime.decoder import Decoder
 from edgedsl.runtime.drafts import Draft
 from edgedsl.runtime.lookahead import MAX_DRAFT, Lookahead
 
@@ -117,43 +112,3 @@ def test_the_best_length_gains_most(probabilities: list[float], ms: list[float],
 def test_costs_between_and_beyond_the_measured_sizes() -> None:
     costs = CallCosts((2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 20.0))
     assert [costs.of(n) for n in (1, 2, 5, 16, 18)] == [2.0, 2.0, 5.0, 20.0, 24.0]
-
-
-def manifest(sha256: str) -> Any:
-    return SimpleNamespace(files={"model.onnx": FileEntry(sha256, 1), "tokenizer.json": FileEntry("0", 1)})
-
-
-def test_costs_are_measured_once_per_bundle_and_machine(
-    tiny_onnx: TinyOnnx, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    decoder = tiny_onnx.shared()
-    measured: list[Decoder] = []
-    real = call_costs.measure
-    monkeypatch.setattr(call_costs, "measure", lambda found: measured.append(found) or real(found))  # type: ignore[func-returns-value]
-    first = call_costs.load_or_measure(decoder, manifest("a"), 1, tmp_path)
-    assert list(first.ms) == sorted(first.ms)
-    assert first.ms[0] > 0
-    assert decoder.length == 0
-    assert call_costs.load_or_measure(decoder, manifest("a"), 1, tmp_path) == first
-    assert len(measured) == 1
-    call_costs.load_or_measure(decoder, manifest("b"), 1, tmp_path)
-    call_costs.load_or_measure(decoder, manifest("a"), 2, tmp_path)
-    assert len(measured) == 3
-
-
-@pytest.mark.parametrize("content", ["", "{}", "[1]", "[7, 6, 5, 4, 3, 2, 1]", '["a"]', "[NaN, 1, 1, 1, 1, 1, 1]"])
-def test_a_damaged_file_of_costs_is_measured_anew(tiny_onnx: TinyOnnx, tmp_path: Path, content: str) -> None:
-    call_costs.load_or_measure(tiny_onnx.shared(), manifest("a"), 1, tmp_path)
-    (path,) = (tmp_path / "call-costs").iterdir()
-    path.write_text(content, encoding="utf-8")
-    costs = call_costs.load_or_measure(tiny_onnx.shared(), manifest("a"), 1, tmp_path)
-    assert len(costs.ms) == len(SIZES)
-    assert json.loads(path.read_text(encoding="utf-8")) == list(costs.ms)
-
-
-def test_a_cache_that_cannot_be_written_to_is_no_error(
-    tiny_onnx: TinyOnnx, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    (tmp_path / "call-costs").write_text("a file, no folder", encoding="utf-8")
-    assert call_costs.load_or_measure(tiny_onnx.shared(), manifest("a"), 1, tmp_path).ms[0] > 0
-    assert "could not be kept" in caplog.text

@@ -94,7 +94,7 @@ def test_padding_and_truncation_of_the_file_are_switched_off() -> None:
     backend.enable_padding(length=16)
     text = backend.to_str()
     assert json.loads(text)["truncation"]
-    tokenizer = Tokenizer(type(backend).from_str(text), text)
+    tokenizer = Tokenizer(text)
     assert tokenizer.decode(tokenizer.encode_plain("a long sentence")) == "a long sentence"
     assert len(tokenizer.encode_plain("ab")) == 2
 

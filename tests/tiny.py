@@ -62,8 +62,7 @@ def tiny_backend(words: Sequence[str] = MERGED_WORDS) -> Backend:
 
 def tiny_tokenizer(words: Sequence[str] = MERGED_WORDS) -> Tokenizer:
     """The tokenizer as the package sees it."""
-    text = tiny_backend(words).to_str()
-    return Tokenizer(Backend.from_str(text), text)
+    return Tokenizer(tiny_backend(words).to_str())
 
 
 def tiny_template() -> PromptTemplate:

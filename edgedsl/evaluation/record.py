@@ -47,13 +47,14 @@ def head() -> dict[str, Any]:
 
 
 def runtime(engine: Engine) -> dict[str, Any]:
-    """The execution provider and the threads that the session reports, not those that were asked for."""
+    """The execution provider and the threads that the session has, not those that were asked for."""
     session = getattr(engine.decoder, "session", None)
     if session is None:
         return {"execution_provider": engine.execution_provider, "num_threads": None}
     return {
         "execution_provider": session.get_providers()[0],
         "num_threads": session.get_session_options().intra_op_num_threads,
+        "is_spinning": engine.decoder.threads.is_spinning,
     }
 
 

@@ -106,8 +106,8 @@ class CompiledGrammar:
         Raises:
             RequestError: the message names the minimum.
         """
-        least = self.planner.min_tokens
-        if max_tokens < least:
+        if not self.planner.fits(max_tokens):
+            least = self.planner.min_tokens
             raise RequestError(
                 f"max_tokens is {max_tokens}, the shortest program of '{self.grammar.name}' has {least} tokens",
                 hint=f"give max_tokens at least {least}",

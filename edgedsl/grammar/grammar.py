@@ -17,6 +17,7 @@ from lark.lexer import PatternStr
 
 from edgedsl.catalogue import Catalogue, bind
 from edgedsl.errors import GrammarError
+from edgedsl.grammar import lark_tables
 from edgedsl.grammar.scopes import violation
 from edgedsl.grammar.specialise import specialise
 from edgedsl.tokenizer import Tokenizer
@@ -29,14 +30,28 @@ MAX_WRITTEN_SCOPES = 1000
 
 
 class Grammar:
-    """A Lark grammar with its catalogue bound, checked to be LALR(1) with the start rule ``start``."""
+    """A Lark grammar with its catalogue bound, checked to be LALR(1) with the start rule ``start``.
 
-    def __init__(self, source: str, *, name: str = "grammar", catalogue: Catalogue | None = None) -> None:
+    Args:
+        source: the text.
+        name: for messages.
+        catalogue: whose names the source spells.
+        tables: a file of the source's tables, see :mod:`edgedsl.grammar.lark_tables`; worked out if None, or where the
+            file is of another source or version.
+
+    Raises:
+        GrammarError: not such a grammar.
+    """
+
+    def __init__(
+        self, source: str, *, name: str = "grammar", catalogue: Catalogue | None = None, tables: Path | None = None
+    ) -> None:
         self.source = source
         self.name = name
         self.catalogue = catalogue
+        known = lark_tables.read(tables, source) if tables else None
         try:
-            self.lark = Lark(source, parser="lalr", lexer="contextual", start=START)
+            self.lark = known or Lark(source, parser="lalr", lexer="contextual", start=START)
         except (LarkError, RecursionError, OSError) as exc:
             raise lark_failure(exc, name) from exc
         try:
@@ -62,8 +77,8 @@ class Grammar:
         return specialise(self.source, self.lark, self.catalogue, START) or self.source
 
     @classmethod
-    def from_files(cls, lark_path: Path, catalogue_path: Path | None = None) -> Grammar:
-        """Read a grammar and bind its catalogue.
+    def from_files(cls, lark_path: Path, catalogue_path: Path | None = None, tables: Path | None = None) -> Grammar:
+        """Read a grammar and bind its catalogue; ``tables`` as for the class.
 
         Raises:
             GrammarError: missing or malformed file, or a grammar that is not LALR(1).
@@ -77,7 +92,7 @@ class Grammar:
         except (OSError, UnicodeDecodeError) as exc:
             raise GrammarError(f"grammar '{lark_path}' cannot be read: {exc}") from exc
         catalogue = Catalogue.from_file(catalogue_path) if catalogue_path else None
-        return cls(bind(text, catalogue), name=lark_path.name, catalogue=catalogue)
+        return cls(bind(text, catalogue), name=lark_path.name, catalogue=catalogue, tables=tables)
 
     def restrict(self, catalogue: Catalogue) -> Grammar:
         """The grammar of the programs that use only a part of the catalogue; it shares all that was compiled."""

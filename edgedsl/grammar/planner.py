@@ -34,6 +34,9 @@ class Planner:
 
     What it says of a position does not depend on which programs came by before.
 
+    Attributes:
+        enough_tokens: those of a short program; the shortest one rarely has fewer.
+
     Raises:
         GrammarError: no program of the grammar can be spelled with these tokens.
     """
@@ -80,15 +83,29 @@ class Planner:
         self._costs = Costs(automaton.tables, "tokens", tokens)
         self._byte_costs = Costs(automaton.tables, "bytes", {name: automaton.length(name) for name in tokens})
         self._separators = [found[1] for name, found in self._shortest.items() if name in automaton.ignored and found]
-        self.min_tokens = self._shortest_program(automaton.start(), is_program)
+        self._is_program = is_program
+        self._min_tokens: int | None = None
+        self.enough_tokens = self._short_program(automaton.start())
 
-    def _shortest_program(self, start: Position, is_program: Check) -> int:
+    @property
+    def min_tokens(self) -> int:
+        """Tokens of the shortest program, worked out when first asked for: see ``enough_tokens``."""
+        if self._min_tokens is None:
+            start, least = self.automaton.start(), self.enough_tokens
+            while least and (shorter := self._search(start, least - 1, self._is_program)) is not None:
+                least = len(shorter)
+            self._min_tokens = least
+        return self._min_tokens
+
+    def fits(self, budget: int) -> bool:
+        """Whether a program of at most so many tokens exists."""
+        return budget >= self.enough_tokens or budget >= self.min_tokens
+
+    def _short_program(self, start: Position) -> int:
         least = self.rough_bound(start)
-        tokens = None if math.isinf(least) else self._spelled_or_found(start, int(least), is_program)
+        tokens = None if math.isinf(least) else self._spelled_or_found(start, int(least), self._is_program)
         if tokens is None:
             raise GrammarError("no program of the grammar can be spelled with the tokens of this tokenizer")
-        while tokens and (shorter := self._search(start, len(tokens) - 1, is_program)) is not None:
-            tokens = shorter
         return len(tokens)
 
     def rough_bound(self, position: Position) -> float:

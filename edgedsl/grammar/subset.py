@@ -53,7 +53,7 @@ class Subset:
         if self.deny:
             names = _without(names, _Selection(self.deny, catalogue))
         plain = {terminal for terminal, entries in catalogue.names.items() if not any(entries.values())}
-        gone = _bound(catalogue.names) - _bound(names)
+        gone = catalogue.bound - Catalogue(names).bound if plain else ()
         return _Part(names, _hidden(catalogue) | {(t, n) for t, n in gone if t in plain and not allowed.covers(n)})
 
 
@@ -75,8 +75,10 @@ class _Selection:
         self._names = frozenset(names)
         self._above = frozenset(path for name in self._names for path in _prefixes(name))
         self._hidden = _hidden(catalogue)
-        found = {known for path in self._paths(catalogue.names, "") for known in self._covering(path)}
-        missing = sorted(self._names - found)
+        missing = sorted(self._names - self._entries(catalogue))
+        if missing:  # as entries; parts of their names, and what they bind, takes a look at all of them
+            found = {known for path in self._paths(catalogue.names, "") for known in self._covering(path)}
+            missing = sorted(self._names - found)
         if missing:
             near = difflib.get_close_matches(missing[0], list(self._paths(catalogue.names, "", is_whole=True)), 1)
             raise RequestError(
@@ -85,11 +87,25 @@ class _Selection:
 
     def covers(self, path: str) -> bool:
         """Whether the path is one of the names, or below one."""
-        return any(True for _ in self._covering(path))
+        end = len(path)
+        while end >= 0:  # the path, then what is before each of its dots
+            if path[:end] in self._names:
+                return True
+            end = path.rfind(".", 0, end)
+        return False
 
     def is_below(self, path: str) -> bool:
         """Whether one of the names is below the path."""
         return path in self._above
+
+    def _entries(self, catalogue: Catalogue) -> set[str]:
+        """Those of the names that are entries."""
+        return {
+            name
+            for terminal, names in catalogue.names.items()
+            for name in self._names & names.keys()
+            if (terminal, name) not in self._hidden
+        }
 
     def _covering(self, path: str) -> Iterator[str]:
         return (p for p in (*_prefixes(path), path) if p in self._names)
@@ -107,13 +123,6 @@ class _Selection:
 
 def _hidden(catalogue: Catalogue) -> frozenset[tuple[str, str]]:
     return catalogue.hidden if isinstance(catalogue, _Part) else frozenset()
-
-
-def _bound(scope: Scope) -> set[tuple[str, str]]:
-    """Terminals and names that entries bind, however deep."""
-    inner = [bound for names in scope.values() for bound in names.values()]
-    here = {(terminal, name) for bound in inner for terminal, names in bound.items() for name in names}
-    return here.union(*(_bound(bound) for bound in inner))
 
 
 def _prefixes(name: str) -> Iterator[str]:

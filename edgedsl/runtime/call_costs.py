@@ -1,28 +1,20 @@
-"""What one call of the model costs, by the number of new tokens in it: measured once per bundle and machine."""
+"""What one call of the model costs, by the number of new tokens in it."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-import logging
 import statistics
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import accumulate
-from pathlib import Path
 
 import numpy as np
 
-from edgedsl import atomic, machine
-from edgedsl.bundle.manifest import Manifest
 from edgedsl.runtime.decoder import Decoder
-from edgedsl.user_cache import default_cache
 
 SIZES = (2, 3, 4, 6, 8, 12, 16)  # a call of one token is padded to two, see lookahead.py
 _PAST = 24  # tokens before the measured ones, as many as a short prompt has; or the decoder's prefix if that is longer
 _ROUNDS = 5
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -77,35 +69,3 @@ def measure(decoder: Decoder) -> CallCosts:
     decoder.reset()
     medians = (statistics.median(times[size]) for size in SIZES)
     return CallCosts(tuple(accumulate(medians, max)))
-
-
-def load_or_measure(decoder: Decoder, manifest: Manifest, num_threads: int, cache: Path | None = None) -> CallCosts:
-    """The costs of an earlier load of this bundle on this machine, else measured now (some 0.5 s) and kept.
-
-    Args:
-        decoder: of the bundle.
-        manifest: of the bundle.
-        num_threads: as the decoder has it.
-        cache: folder; None for the user's. One that cannot be written to costs a measurement at each load.
-    """
-    path = (cache or default_cache()) / "call-costs" / f"{_key(decoder, manifest, num_threads)}.json"
-    try:
-        ms = tuple(map(float, json.loads(path.read_text(encoding="utf-8"))))
-        if len(ms) == len(SIZES) and ms[0] > 0 and list(ms) == sorted(ms):
-            return CallCosts(ms)
-    except (OSError, ValueError, TypeError):
-        pass  # none yet, or damaged: measured anew
-    costs = measure(decoder)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        atomic.write_json(path, list(costs.ms))
-    except OSError as exc:
-        _log.warning("the costs of a model call could not be kept: %s", exc.strerror)
-    return costs
-
-
-def _key(decoder: Decoder, manifest: Manifest, num_threads: int) -> str:
-    versions = [machine.version(name) for name in ("onnxruntime", "onnxruntime-gpu")]
-    models = sorted((name, entry.sha256) for name, entry in manifest.files.items() if name.startswith("model.onnx"))
-    facts = [models, machine.cpu_model(), machine.cores(), versions, decoder.execution_provider, num_threads]
-    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32]

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from edgedsl.bundle.manifest import ModelInfo
 from edgedsl.errors import GenerationError, PromptTooLong
 from edgedsl.runtime.prefix import Prefix
-from edgedsl.runtime.providers import make_session
+from edgedsl.runtime.providers import ThreadSettings, make_session
 
 _MAX_KEPT_ROWS = 32  # rows of logits that have a buffer of their own
 
@@ -38,11 +38,13 @@ class Decoder:
         *,
         execution_provider: str = "cpu",
         num_threads: int = 0,
+        is_spinning: bool = True,
         prefix: Prefix | None = None,
     ) -> None:
         self.info = info
         self.execution_provider = execution_provider
-        self.session = make_session(model_path, execution_provider=execution_provider, num_threads=num_threads)
+        self.threads = ThreadSettings(num_threads, is_spinning)
+        self.session = make_session(model_path, execution_provider=execution_provider, threads=self.threads)
         self.length = 0
         self._device = "cuda" if execution_provider == "cuda" else "cpu"
         self._binding = self.session.io_binding()

@@ -13,15 +13,15 @@ import numpy as np
 
 from edgedsl.bundle.manifest import Bundle, Manifest, open_bundle
 from edgedsl.errors import BundleError, GenerationError, LogitsError, PromptTooLong, RequestError
-from edgedsl.grammar import CompiledGrammar, Grammar, Spans
+from edgedsl.grammar import CompiledGrammar, Grammar, Spans, lark_tables
 from edgedsl.prompt import PromptTemplate
-from edgedsl.runtime.call_costs import CallCosts, load_or_measure
+from edgedsl.runtime.calibration import open_decoder
+from edgedsl.runtime.call_costs import CallCosts
 from edgedsl.runtime.decoder import Decoder
 from edgedsl.runtime.disagreements import Disagreements
 from edgedsl.runtime.drafts import DraftSources
 from edgedsl.runtime.lookahead import Lookahead
 from edgedsl.runtime.ngrams import FILE_NAME as NGRAMS_FILE
-from edgedsl.runtime.prefix import open_prefix
 from edgedsl.runtime.sampling import SamplingParams
 from edgedsl.runtime.sequence import Completion, Sequence
 from edgedsl.tokenizer import Tokenizer
@@ -73,7 +73,7 @@ class Engine:
         Args:
             path: the folder.
             execution_provider: cpu or cuda.
-            num_threads: of a model call; 0 takes every core.
+            num_threads: of a model call; 0 leaves them, as spinning always is, to a calibration at the first load.
             exact: no drafts: decode token by token, in calls of the same shape.
 
         Raises:
@@ -82,21 +82,20 @@ class Engine:
         """
         started = time.perf_counter()
         bundle = open_bundle(Path(path), verify=True)
-        catalogue = bundle.path / "catalogue.json"
+        catalogue, tables = bundle.path / "catalogue.json", bundle.path / lark_tables.FILE_NAME
         tokenizer = Tokenizer.from_file(bundle.path / "tokenizer.json")
         template = PromptTemplate.from_file(bundle.path / "prompt.json")
+        decoder, costs = open_decoder(bundle, tokenizer, template, execution_provider, num_threads)
         engine = cls(
             name=bundle.manifest.name,
             tokenizer=tokenizer,
             template=template,
-            grammar=Grammar.from_files(bundle.path / "grammar.lark", catalogue if catalogue.exists() else None),
-            decoder=Decoder(
-                bundle.path / "model.onnx",
-                bundle.manifest.model,
-                execution_provider=execution_provider,
-                num_threads=num_threads,
-                prefix=open_prefix(bundle, tokenizer, template),
+            grammar=Grammar.from_files(
+                bundle.path / "grammar.lark",
+                catalogue if catalogue.exists() else None,
+                tables if tables.exists() else None,
             ),
+            decoder=decoder,
         )
         engine.manifest = bundle.manifest
         if (bundle.path / NGRAMS_FILE).exists() and engine.decoder.can_truncate:
@@ -104,7 +103,7 @@ class Engine:
             if not exact:
                 end_token_ids = engine.compiled.end_token_ids
                 engine.drafts = DraftSources.from_bundle(bundle.path, engine.tokenizer, end_token_ids)
-                engine.costs = load_or_measure(engine.decoder, bundle.manifest, num_threads)
+                engine.costs = costs
         engine._warm_up(bundle)
         engine.load_ms = 1000 * (time.perf_counter() - started)
         return engine
@@ -164,7 +163,7 @@ class Engine:
 
     def _warm_up(self, bundle: Bundle) -> None:
         """Answer a few of the bundle's own dev sentences, so that the first request finds memory and grammar warm."""
-        params = SamplingParams(max_tokens=max(self.compiled.planner.min_tokens, _WARM_UP_TOKENS))
+        params = SamplingParams(max_tokens=max(self.compiled.planner.enough_tokens, _WARM_UP_TOKENS))
         try:
             for sentence in _dev_sentences(bundle)[:_NUM_WARM_UP]:
                 self.generate(sentence, params)
@@ -190,9 +189,10 @@ class Engine:
         """A budget that no program fits into is refused before any compute."""
         if compiled:
             compiled.check_budget(params.max_tokens)
-        least = compiled.planner.min_tokens if compiled else 1
         context = self.decoder.info.context_length
-        if num_prompt_tokens + least > context:
+        left = context - num_prompt_tokens
+        if not (compiled.planner.fits(left) if compiled else left >= 1):
+            least = compiled.planner.min_tokens if compiled else 1
             raise PromptTooLong(
                 f"the prompt has {num_prompt_tokens} tokens, the shortest program {least}; the context holds {context}",
                 hint="shorten the sentence",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,20 @@ from edgedsl.errors import BundleError, ProviderError, first_line
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
 
-def make_session(model_path: Path, *, execution_provider: str, num_threads: int = 0) -> ort.InferenceSession:
+@dataclass(frozen=True)
+class ThreadSettings:
+    """How a model call uses cores.
+
+    Attributes:
+        num_threads: of a call; 0 takes every core.
+        is_spinning: whether threads wait for the next operator with their core in hand, during a call.
+    """
+
+    num_threads: int = 0
+    is_spinning: bool = True
+
+
+def make_session(model_path: Path, *, execution_provider: str, threads: ThreadSettings) -> ort.InferenceSession:
     """Load a model, and check that the provider asked for is the one that runs.
 
     Raises:
@@ -22,10 +36,11 @@ def make_session(model_path: Path, *, execution_provider: str, num_threads: int 
     """
     name = _provider_name(execution_provider)
     options = ort.SessionOptions()
-    options.intra_op_num_threads = num_threads or available_cores()
+    options.intra_op_num_threads = threads.num_threads or available_cores()
+    options.add_session_config_entry("session.intra_op.allow_spinning", str(int(threads.is_spinning)))
     options.inter_op_num_threads = 1
     options.log_severity_level = 4
-    # Spinning helps between the steps of one answer; between answers the threads must leave the box alone.
+    # Between calls the threads must leave the box alone.
     options.add_session_config_entry("session.force_spinning_stop", "1")
     try:
         session = ort.InferenceSession(str(model_path), options, providers=[name])

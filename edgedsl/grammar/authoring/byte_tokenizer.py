@@ -16,8 +16,7 @@ def byte_tokenizer() -> Tokenizer:
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     backend.decoder = decoders.ByteLevel()
     backend.add_special_tokens([AddedToken(END_TOKEN, special=True)])
-    text = backend.to_str()
-    return Tokenizer(Backend.from_str(text), text)
+    return Tokenizer(backend.to_str())
 
 
 def _alphabet() -> list[str]:

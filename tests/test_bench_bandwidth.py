@@ -1,0 +1,54 @@
+"""The measurement of memory bandwidth, on a tiny shape."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from transformers import LlamaConfig
+
+from edgedsl.bench import bandwidth
+from edgedsl.bench.table import render
+
+TINY = LlamaConfig(
+    hidden_size=64,
+    intermediate_size=128,
+    num_hidden_layers=2,
+    num_attention_heads=2,
+    num_key_value_heads=1,
+    vocab_size=256,
+    tie_word_embeddings=True,
+)
+
+
+@pytest.fixture(autouse=True)
+def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bandwidth, "SHAPES", {"tiny": TINY})
+    monkeypatch.setattr(bandwidth, "_READ_BYTES", 1 << 20)
+
+
+def test_a_step_reads_the_weights_but_not_the_embedding() -> None:
+    weights = 256 * 64 + 2 * (64 * 128 + 64 * 64 + 3 * 64 * 128)  # head; q, k, v, o and the MLP
+    of = {recipe: bandwidth.measure("tiny", recipe, 1, num_steps=3)["num_bytes"] for recipe in bandwidth.RECIPES}
+    tables = 2 * 256 * 16 * 4  # cosines and sines
+    per_block = (4 + 1) / 32
+    assert of["int8"] == pytest.approx(weights * (1 + per_block) + tables, rel=0.05)
+    layers = weights - 256 * 64
+    assert of["int8"] - of["int4"] == pytest.approx(layers / 2, rel=0.05)
+
+
+def test_more_threads_read_the_same_bytes() -> None:
+    assert bandwidth.read_bandwidth(2, 1 << 20) > 0
+
+
+def test_the_command_writes_rows_that_the_table_shows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output = tmp_path / "bandwidth_here_202611.json"
+    assert bandwidth.main(["--num-threads", "1", "--output", str(output)]) == 0
+    rows = json.loads(output.read_text())["rows"]
+    assert [(row["shape"], row["recipe"]) for row in rows] == [("tiny", "int8"), ("tiny", "int4")]
+    for row in rows:
+        assert row["read_gb_s"] == pytest.approx(row["num_bytes"] / row["step_ms_p50"] / 1e6, rel=0.2, abs=0.01)
+        assert row["bandwidth_share"] == pytest.approx(row["read_gb_s"] / row["machine_gb_s"], rel=0.2, abs=0.01)
+    assert "| tiny | int4 |" in render(tmp_path)
+    assert "of the bandwidth" in capsys.readouterr().err
