@@ -16,7 +16,7 @@ from tiny import CATALOGUE, GRAMMAR, PAIRS, tiny_llama, tiny_tokenizer, write_pa
 
 from edgedsl.bench.peers import __main__ as command_line
 from edgedsl.bench.peers import environments, measure, models, specs
-from edgedsl.bench.peers.contest import Answer, Entrant, Judge, Question, contest
+from edgedsl.bench.peers.contest import Answer, Entrant, Judge, Question, Standing, contest, contest_of_streams
 from edgedsl.bench.peers.gguf_file import write_gguf
 from edgedsl.bench.peers.process import WorkerProcess
 from edgedsl.bench.peers.specs import PEERS, Peer, Spec
@@ -37,7 +37,7 @@ from pathlib import Path
 print("noise on standard output")
 
 class Contestant:
-    """Says what its script has for a prompt; `die`, `die once`, `hang` and `fail` are done instead."""
+    """Says what its script has for a prompt; `die`, `die once`, `hang` and `fail` are done instead, `wait` before."""
 
     def __init__(self, settings):
         if settings.get("cannot_open"):
@@ -45,6 +45,8 @@ class Contestant:
         self.versions = {"fake": "1"}
         self._settings = settings
         self._log = Path(settings["log"])
+        if settings.get("slots"):
+            self.generate_together = Slots(self)
 
     @staticmethod
     def build(settings):
@@ -65,10 +67,25 @@ class Contestant:
                 os._exit(3)
             if deed == "hang":
                 time.sleep(60)
-            raise ValueError("made up")
+            if deed == "fail":
+                raise ValueError("made up")
+            time.sleep(0.2)
         found = self._settings["script"].get(prompt, [])[:max_tokens]
         for _ in found:
             on_token()
+        return found
+
+
+class Slots:
+    def __init__(self, contestant):
+        self._one = contestant
+
+    def __call__(self, requests, num_streams, clock):
+        found = []
+        for index, request in enumerate(requests):
+            clock.start(index)
+            found.append(self._one.generate(**request, on_token=lambda: clock.token(index)))
+            clock.end(index)
         return found
 '''
 
@@ -129,6 +146,54 @@ def test_contestants_take_turns_question_by_question(
     assert [len(item.answers) for item in entrants] == [2, 2, 2]
     assert all(answer.is_exact and answer.parses for item in entrants for answer in item.answers)
     assert all(0 <= answer.first_ms <= answer.end_ms for item in entrants for answer in item.answers)
+
+
+def compete_in_streams(entrants: list[Entrant], questions: list[Question], judge: Judge, **limits: float) -> None:
+    contest_of_streams(entrants, questions, judge, max_tokens=64, num_streams=2, pause_s=0.0, **limits)
+
+
+def test_streams_of_one_who_has_no_slots_wait_for_each_other(
+    entrant: Callable[..., Entrant], questions: list[Question], judge: Judge, tmp_path: Path
+) -> None:
+    slow = entrant("slow", deeds={questions[0].prompt: "wait"})
+    compete_in_streams([slow, entrant("other")], questions, judge)
+    assert [answer.is_exact for answer in slow.answers] == [True] * 4
+    first, second, third, _ = slow.answers
+    assert first.end_ms >= 200
+    assert second.end_ms >= 200, "the second stream asked when the first did"
+    assert third.end_ms < first.end_ms, "the first stream asks again when it has its answer"
+    assert slow.seconds >= 0.2
+    asked = [line.split(" ", 1) for line in (tmp_path / "log").read_text().splitlines()]
+    prompts = [question.prompt for question in questions]
+    assert [name for name, _ in asked] == (["slow"] * 4 + ["other"] * 4) * 2, "a round to warm up, then one that counts"
+    assert [prompt for _, prompt in asked] == prompts * 4
+
+
+def test_slots_are_used_where_there_are_any(
+    entrant: Callable[..., Entrant], questions: list[Question], judge: Judge
+) -> None:
+    able = entrant("able", slots=True)
+    compete_in_streams([able], questions, judge)
+    assert [answer.is_exact for answer in able.answers] == [True] * 4
+    assert Standing(able).answers_per_s == pytest.approx(4 / able.seconds)
+    assert [answer.end_ms >= answer.first_ms >= 0 for answer in able.answers] == [True] * 4
+
+
+def test_a_failure_among_streams_is_one_of_all(
+    entrant: Callable[..., Entrant], questions: list[Question], judge: Judge
+) -> None:
+    failing = entrant("failing", deeds={questions[3].prompt: "fail"})
+    compete_in_streams([failing], questions, judge)
+    assert [answer.error for answer in failing.answers] == ["ValueError: made up"] * 4
+    assert Standing(failing).answers_per_s is None
+
+
+def test_streams_end_in_time_with_a_round_that_counts(
+    entrant: Callable[..., Entrant], questions: list[Question], judge: Judge
+) -> None:
+    entrants = [entrant("a"), entrant("b")]
+    compete_in_streams(entrants, questions * 3, judge, max_seconds=0.0)
+    assert [len(item.answers) for item in entrants] == [4, 4]
 
 
 def test_nobody_is_asked_more_than_the_others_when_time_is_up(
@@ -359,13 +424,41 @@ def fake_peers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         "tokens": {prompt: [0] if n == 0 else TOKENIZER.encode_plain(prompt) for n, (prompt, _) in enumerate(PAIRS)},
     }
     peer = PEERS["llama-cpp"]
-    fake = Peer(peer.label, peer.packages, str(module), peer.quantizations, peer.notation, peer.allows, {"x": answers})
+    fake = Peer(
+        peer.label,
+        peer.packages,
+        str(module),
+        peer.quantizations,
+        peer.notation,
+        peer.allows,
+        {"x": answers},
+        has_slots=True,
+    )
     monkeypatch.setitem(PEERS, "llama-cpp", fake)
     for place in (measure, models):
         monkeypatch.setattr(place, "python_of", lambda peer, folder: Path(sys.executable))
     (tmp_path / "peers" / "llama-cpp").mkdir(parents=True)
     monkeypatch.setattr(environments, "check", lambda peer, folder: None)
     monkeypatch.setattr(environments, "setup", lambda peer, folder, say: None)
+
+
+@pytest.mark.usefixtures("fake_peers")
+def test_all_measures_one_stream_and_eight(project: Config, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_pairs(project.path(project.data.dev))
+    output = tmp_path / "peers-tiny_box_202611.json"
+    arguments = [
+        "all", "--project", str(project.root), "--peers", "llama-cpp:q8_0+x", "--folder", str(tmp_path / "peers"),
+        "--output", str(output), "--num-warmup", "0", "--num-threads", "1", "--quick",
+    ]  # fmt: skip
+    assert command_line.main(arguments) == 0
+    found = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert found["first"] == found["8 streams"]["first"] == "edgedsl w8a8"
+    assert found["8 streams"]["peers"]["llama-cpp"]["exact_match"] == 1.0
+    assert read_result(output)["title"].endswith("one stream")
+    together = read_result(tmp_path / "peers-8-streams-tiny_box_202611.json")
+    assert together["title"].endswith("8 streams")
+    assert [row["answers"] for row in together["rows"]] == [4, 4]
+    assert together["caption"]["command"].endswith("--streams 8")
 
 
 @pytest.mark.usefixtures("fake_peers")

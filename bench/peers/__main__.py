@@ -14,6 +14,7 @@ import re
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from edgedsl import machine
 from edgedsl.bench.command import exit_code, say, write_result
@@ -26,7 +27,8 @@ from edgedsl.errors import ConfigError
 
 DEFAULT_PEERS = "llama-cpp,genai,transformers"
 QUICK = 20
-QUICK_S = 360.0  # of ten minutes; loading and building a model take the rest
+QUICK_S = 300.0  # of ten minutes; several streams have half of it, loading and building a model take the rest
+STREAMS = 8
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -49,7 +51,7 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--bundle", type=Path, required=True, action="append", help="bundle folder; the first is compared")
     run.add_argument("--merged", type=Path, required=True, help="what 'weights' wrote")
     run.add_argument("--pairs", type=Path, required=True, help="pairs to ask")
-    run.set_defaults(action=lambda options: _measured(options, _plan(options)))
+    run.set_defaults(action=lambda options: _say_last(_measured(options, _plan(options))))
     whole = commands.add_parser("all", help="setup, weights and run")
     whole.add_argument("--project", type=Path, required=True, help="project folder with an adapter and a bundle")
     whole.set_defaults(action=_all)
@@ -70,6 +72,7 @@ def _add_measurement(command: argparse.ArgumentParser) -> None:
     )
     command.add_argument("--num", type=int, default=100, help="questions, evenly spaced over the pairs (default: 100)")
     command.add_argument("--quick", action="store_true", help=f"{QUICK} questions, or what fits into {QUICK_S:g} s")
+    command.add_argument("--streams", type=int, default=1, help="that ask at a time (default: 1)")
     command.add_argument("--num-warmup", type=int, default=3, help="answers of each that are not counted")
     command.add_argument("--max-tokens", type=int, default=256, help="budget of an answer")
     command.add_argument("--num-threads", type=int, default=0, help="of each contestant; 0 takes every core")
@@ -104,13 +107,19 @@ def _all(options: argparse.Namespace) -> None:
     options.bundle = [config.path(config.export.output)]
     options.pairs = config.path(config.data.dev)
     options.output = options.output or _default_output(options, config)
-    _measured(options, _plan(options, specs, left_out))
+    found = _measured(options, _plan(options, specs, left_out))
+    with_slots = [spec for spec in specs if PEERS[spec.peer].has_slots]
+    if with_slots and options.streams == 1:
+        options.streams = STREAMS
+        options.output = options.output.with_name(options.output.name.replace("peers-", f"peers-{STREAMS}-streams-", 1))
+        found = {**found, f"{STREAMS} streams": _measured(options, _plan(options, with_slots, left_out))}
+    _say_last(found)
 
 
 def _default_output(options: argparse.Namespace, config: Config) -> Path:
     """Where bench/table.py looks, unless only a few questions were asked."""
     if options.quick:
-        return Path(options.folder) / "quick.json"
+        return Path(options.folder) / "peers-quick.json"
     facts = machine.fingerprint()
     hardware = re.sub(r"[^a-z0-9]+", "-", f"{facts['cpu_model']} {facts['cores']['usable']}c".lower()).strip("-")
     name = re.sub(r"[^a-z0-9]+", "-", config.project.name.lower()).strip("-") or "project"
@@ -129,23 +138,29 @@ def _plan(options: argparse.Namespace, specs: list[Spec] | None = None, left_out
         max_tokens=options.max_tokens,
         num_threads=options.num_threads,
         timeout_s=options.timeout_s,
-        max_seconds=QUICK_S if options.quick else math.inf,
+        max_seconds=QUICK_S / (1 + (options.streams > 1)) if options.quick else math.inf,
+        num_streams=options.streams,
         left_out=left_out or [],
     )
 
 
-def _measured(options: argparse.Namespace, plan: Plan) -> None:
+def _say_last(ratios: dict[str, Any]) -> None:
+    print(json.dumps(ratios), flush=True)
+
+
+def _measured(options: argparse.Namespace, plan: Plan) -> dict[str, Any]:
     if options.output is None:
         raise ConfigError("--output is missing", hint="name the JSON file to write")
     record = measure(plan, _command(options, plan), say)
     write_result(record, options.output)
-    print(json.dumps(record["ratios"]), flush=True)
+    found: dict[str, Any] = record["ratios"]
+    return found
 
 
 def _command(options: argparse.Namespace, plan: Plan) -> str:
     return (
         f"python -m edgedsl.bench.peers run --pairs {plan.pairs.name} --num {plan.num} --peers {options.peers}"
-        f" --num-threads {plan.num_threads}"
+        f" --num-threads {plan.num_threads}{f' --streams {plan.num_streams}' if plan.num_streams > 1 else ''}"
     )
 
 

@@ -19,6 +19,7 @@ from edgedsl.grammar import Grammar
 from edgedsl.tokenizer import Tokenizer
 
 PAUSE_S = 0.05
+ROUNDS = 2
 _MAX_STARTS = 3  # each but the first follows a crash or a time-out
 Settings = Mapping[str, Any]
 
@@ -92,6 +93,7 @@ class Entrant:
         start: makes its process.
         settings: for ``open``.
         opened: what it said of itself; None where it could not be opened, for the reason ``failure``.
+        seconds: that all its answers took, where several streams shared the time.
     """
 
     label: str
@@ -102,6 +104,7 @@ class Entrant:
     opened: dict[str, Any] | None = None
     failure: str = ""
     answers: list[Answer] = field(default_factory=list)
+    seconds: float = 0.0
     _process: WorkerProcess | None = None
     _num_starts: int = 0
 
@@ -122,12 +125,25 @@ class Entrant:
 
     def generate(self, question: Question, max_tokens: int, judge: Judge) -> Answer:
         """Its answer to a question."""
-        request = {"prompt": question.prompt, "token_ids": list(question.token_ids), "max_tokens": max_tokens}
         started = time.perf_counter()
         try:
-            return judge.answer(self.ask({"generate": request}), question.target)
+            return judge.answer(self.ask({"generate": _request(question, max_tokens)}), question.target)
         except GenerationError as exc:
             return Answer(error=exc.message, end_ms=1e3 * (time.perf_counter() - started))
+
+    def generate_together(
+        self, questions: Sequence[Question], max_tokens: int, num_streams: int, judge: Judge
+    ) -> list[Answer]:
+        """Its answers to several streams; a failure is one of all of them."""
+        requests = [_request(question, max_tokens) for question in questions]
+        started = time.perf_counter()
+        try:
+            reply = self.ask({"together": {"requests": requests, "num_streams": num_streams}})
+        except GenerationError as exc:
+            self.seconds += time.perf_counter() - started
+            return [Answer(error=exc.message) for _ in questions]
+        self.seconds += reply["seconds"]
+        return [judge.answer(one, q.target) for one, q in zip(reply["answers"], questions, strict=True)]
 
     def close(self) -> None:
         """End its process."""
@@ -182,6 +198,39 @@ def contest(
             return
 
 
+def contest_of_streams(
+    entrants: Sequence[Entrant],
+    questions: Sequence[Question],
+    judge: Judge,
+    *,
+    max_tokens: int,
+    num_streams: int,
+    pause_s: float = PAUSE_S,
+    max_seconds: float = math.inf,
+) -> None:
+    """Let the entrants answer rounds of questions in turn, each from several streams at a time.
+
+    A round has :data:`ROUNDS` questions a stream; the first is asked once more before, and not counted. For the
+    arguments see :func:`contest`.
+    """
+    started, size = time.perf_counter(), ROUNDS * num_streams
+    rounds = [questions[first : first + size] for first in range(0, len(questions), size)]
+    for number, asked in enumerate(track([rounds[0], *rounds], "in turn")):
+        for entrant in entrants:
+            time.sleep(pause_s)
+            found = entrant.generate_together(asked, max_tokens, num_streams, judge)
+            if number:
+                entrant.answers += found
+            else:
+                entrant.seconds = 0.0
+        if number and time.perf_counter() - started > max_seconds:
+            return
+
+
+def _request(question: Question, max_tokens: int) -> dict[str, Any]:
+    return {"prompt": question.prompt, "token_ids": list(question.token_ids), "max_tokens": max_tokens}
+
+
 @dataclass(frozen=True)
 class Standing:
     """The figures of one entrant; None is: not measured."""
@@ -196,7 +245,7 @@ class Standing:
     @property
     def answers_per_s(self) -> float | None:
         """Answers given in the time of all, failed ones too."""
-        seconds = sum(answer.end_ms for answer in self.entrant.answers) / 1e3
+        seconds = self.entrant.seconds or sum(answer.end_ms for answer in self.entrant.answers) / 1e3
         return ratio(len(self.given), seconds) if self.given else None
 
     @property

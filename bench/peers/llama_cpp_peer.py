@@ -23,6 +23,17 @@ _WARNING = 3
 _TOKEN = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])
 
 
+class _Slot:
+    """A request on its way: what is still to be decoded of it, and where it stands."""
+
+    def __init__(self, index: int, request: dict[str, Any], grammar: Any) -> None:
+        self.index, self.grammar = index, grammar
+        self.pending: list[int] = request["token_ids"]
+        self.max_tokens: int = request["max_tokens"]
+        self.position = 0
+        self.row = 0
+
+
 class Contestant:
     """A GGUF file and a grammar sampler."""
 
@@ -41,6 +52,7 @@ class Contestant:
         self._whole = np.zeros(self._vocab_size, _TOKEN)
         self._whole["id"] = np.arange(self._vocab_size)
         self._one = np.zeros(1, _TOKEN)
+        self._batch = llama.llama_batch_init(_batch_size(settings), 0, 1)
 
     @staticmethod
     def build(settings: dict[str, Any]) -> None:
@@ -79,14 +91,59 @@ class Contestant:
             llama.llama_sampler_free(grammar)
         return found
 
+    def generate_together(self, requests: list[dict[str, Any]], num_streams: int, clock: Any) -> list[list[int]]:
+        """Each stream is a slot; one call decodes a token of each, and the prompts of those that begin."""
+        memory = llama.llama_get_memory(self._context)
+        llama.llama_memory_clear(memory, False)
+        waiting, free = list(enumerate(requests))[::-1], list(range(num_streams))
+        found: list[list[int]] = [[] for _ in requests]
+        slots: dict[int, _Slot] = {}
+        while waiting or slots:
+            while waiting and free:
+                index, request = waiting.pop()
+                clock.start(index)
+                slots[free.pop()] = _Slot(index, request, llama.llama_sampler_clone(self._grammar))
+            self._decode_slots(slots)
+            for sequence, slot in list(slots.items()):
+                token_id = self._choose(slot.grammar, slot.row)
+                is_end = bool(llama.llama_vocab_is_eog(self._vocab, token_id))
+                if not is_end:
+                    found[slot.index].append(token_id)
+                    clock.token(slot.index)
+                    llama.llama_sampler_accept(slot.grammar, token_id)
+                    slot.pending = [token_id]
+                if is_end or len(found[slot.index]) == slot.max_tokens:
+                    clock.end(slot.index)
+                    llama.llama_sampler_free(slot.grammar)
+                    llama.llama_memory_seq_rm(memory, sequence, -1, -1)
+                    free.append(sequence)
+                    del slots[sequence]
+        return found
+
+    def _decode_slots(self, slots: dict[int, _Slot]) -> None:
+        batch = self._batch
+        batch.n_tokens = 0
+        for sequence, slot in slots.items():
+            for token_id in slot.pending:
+                row = batch.n_tokens
+                batch.token[row], batch.pos[row], batch.logits[row] = token_id, slot.position, 0
+                batch.n_seq_id[row], batch.seq_id[row][0] = 1, sequence
+                slot.position += 1
+                batch.n_tokens += 1
+            slot.row = batch.n_tokens - 1
+            batch.logits[slot.row] = 1
+        status = llama.llama_decode(self._context, batch)
+        if status:
+            raise RuntimeError(f"llama_decode returned {status}")
+
     def _decode(self, token_ids: list[int]) -> None:
         tokens = (llama.llama_token * len(token_ids))(*token_ids)
         status = llama.llama_decode(self._context, llama.llama_batch_get_one(tokens, len(token_ids)))
         if status:
             raise RuntimeError(f"llama_decode returned {status}")
 
-    def _choose(self, grammar: Any) -> int:
-        pointer = llama.llama_get_logits_ith(self._context, -1)
+    def _choose(self, grammar: Any, row: int = -1) -> int:
+        pointer = llama.llama_get_logits_ith(self._context, row)
         logits = np.ctypeslib.as_array(pointer, shape=(self._vocab_size,))
         likeliest = int(logits.argmax())
         self._one["id"], self._one["logit"] = likeliest, logits[likeliest]
@@ -117,10 +174,16 @@ _LOG = llama.llama_log_callback(_log)  # kept: llama.cpp holds a pointer to it
 
 def _parameters(settings: dict[str, Any]) -> Any:
     parameters = llama.llama_context_default_params()
-    parameters.n_ctx = settings["context_length"]
-    parameters.n_batch = parameters.n_ubatch = min(settings["context_length"], 512)
+    parameters.n_seq_max = settings.get("num_streams", 1)
+    parameters.n_ctx = settings["context_length"] * parameters.n_seq_max
+    parameters.n_batch = parameters.n_ubatch = _batch_size(settings)
     parameters.n_threads = parameters.n_threads_batch = settings["num_threads"]
     return parameters
+
+
+def _batch_size(settings: dict[str, Any]) -> int:
+    """Room for the prompts of all streams at a time, as a rule."""
+    return int(min(settings["context_length"] * settings.get("num_streams", 1), 2048))
 
 
 def _needed(handle: Any, what: str) -> Any:

@@ -13,7 +13,7 @@ from typing import Any
 from edgedsl import machine
 from edgedsl.bench.gbnf import from_grammar, from_lark
 from edgedsl.bench.peers import environments, models
-from edgedsl.bench.peers.contest import PAUSE_S, Entrant, Judge, Question, contest
+from edgedsl.bench.peers.contest import PAUSE_S, ROUNDS, Entrant, Judge, Question, contest, contest_of_streams
 from edgedsl.bench.peers.process import WorkerProcess
 from edgedsl.bench.peers.specs import FLAT_ALLOWS, GBNF, PEERS, Spec, log_of, python_of
 from edgedsl.bench.peers.table_rows import failures, ratios, rows
@@ -42,6 +42,7 @@ class Plan:
         folder: of the peers' environments and models.
         num: questions, evenly spaced over the pairs.
         max_seconds: no further question is asked after that.
+        num_streams: that ask at a time.
         left_out: why a peer that was asked for does not take part.
     """
 
@@ -56,6 +57,7 @@ class Plan:
     num_threads: int = 0
     timeout_s: float = 120.0
     max_seconds: float = math.inf
+    num_streams: int = 1
     left_out: Sequence[str] = ()
 
 
@@ -119,14 +121,11 @@ def measure(plan: Plan, command: str, say: Say = lambda _: None) -> dict[str, An
             say(f"{entrant.label}: loading")
             entrant.open()
         differing = _tokenizer_notes(others, questions, language.tokenizer)
-        contest(
-            entrants,
-            questions,
-            judge,
-            max_tokens=plan.max_tokens,
-            num_warmup=plan.num_warmup,
-            max_seconds=plan.max_seconds,
-        )
+        budget = {"max_tokens": plan.max_tokens, "max_seconds": plan.max_seconds}
+        if plan.num_streams > 1:
+            contest_of_streams(entrants, questions, judge, num_streams=plan.num_streams, **budget)
+        else:
+            contest(entrants, questions, judge, num_warmup=plan.num_warmup, **budget)
     finally:
         for entrant in entrants:
             entrant.close()
@@ -137,7 +136,7 @@ def measure(plan: Plan, command: str, say: Say = lambda _: None) -> dict[str, An
     return {
         **head(),
         "kind": "peers",
-        "title": f"{bundles[0].manifest.name} beside its peers, one stream",
+        "title": f"{bundles[0].manifest.name} beside its peers, {_streams(plan)}",
         "caption": {
             "model": f"{weights.base_model}, adapter {weights.adapter_sha256[:12]}",
             "grammar": language.grammar.name,
@@ -170,6 +169,7 @@ def _peer_entrant(spec: Spec, language: Language, plan: Plan, num_threads: int, 
         "num_threads": num_threads,
         "end_token_ids": language.tokenizer.end_token_ids(language.template),
         "context_length": bundle.manifest.model.context_length,
+        "num_streams": plan.num_streams,
         **spec.settings(),
     }
     entrant = Entrant(spec.label, start, settings, plan.timeout_s)
@@ -206,12 +206,29 @@ def _about(entrant: Entrant) -> dict[str, Any]:
     return {"versions": dict(versions), "settings": settings | grammar, "failure": entrant.failure or None}
 
 
+def _streams(plan: Plan) -> str:
+    return f"{plan.num_streams} streams" if plan.num_streams > 1 else "one stream"
+
+
+def _turns(plan: Plan, num: int) -> str:
+    asked = f"{num} sentences, greedy, at most {plan.max_tokens} tokens"
+    own = f"each in a process of its own, {1e3 * PAUSE_S:.0f} ms apart"
+    if plan.num_streams == 1:
+        return (
+            f"One stream of {asked}: the contestants take turns sentence by sentence, {own}; {plan.num_warmup} warm-up "
+            "answers each are not counted."
+        )
+    return (
+        f"{plan.num_streams} streams share {asked}; each asks as soon as it has its answer: the contestants take "
+        f"turns with rounds of {ROUNDS * plan.num_streams} sentences, {own}; a round to warm up is not counted. "
+        "llama.cpp has a slot for each stream; who has none answers one after the other, and waiting is in the times."
+    )
+
+
 def _caveats(plan: Plan, num: int, num_planned: int) -> list[str]:
     peers = {spec.peer: PEERS[spec.peer] for spec in plan.specs}
     lines = [
-        f"One stream of {num} sentences, greedy, at most {plan.max_tokens} tokens: the contestants take turns sentence "
-        f"by sentence, each in a process of its own, {1e3 * PAUSE_S:.0f} ms apart; {plan.num_warmup} warm-up answers "
-        "each are not counted.",
+        _turns(plan, num),
         "All get the same weights and the tokens of the same prompt; edgedsl gets the sentence, and encoding it and "
         "parsing the answer again are in its times. Each answer is decoded by one tokenizer and parsed by Lark.",
         "Unparsed: no program; of these, misplaced names: only a name of the catalogue stands where its owner has "

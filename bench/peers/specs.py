@@ -37,6 +37,7 @@ class Peer:
         allows: what its grammar allows beyond ours.
         features: name after ``+`` -> settings for its worker.
         from_source: the package that is compiled here.
+        has_slots: whether it answers several streams at a time.
     """
 
     label: str
@@ -47,6 +48,7 @@ class Peer:
     allows: str
     features: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     from_source: str = ""
+    has_slots: bool = False
 
 
 _TORCH = ("torch==2.13.0", "transformers==5.23.0")
@@ -59,6 +61,7 @@ PEERS = {
         GBNF,
         _GBNF,
         from_source="llama-cpp-python==0.3.36",
+        has_slots=True,
     ),
     "genai": Peer(
         "onnxruntime-genai",

@@ -9,8 +9,11 @@ answer a line on stdout; whatever the contestant prints goes to stderr. A reques
     {"tokens": TEXT}  ->  {"token_ids": [...]}                          by the contestant's own tokenizer
     {"generate": {"prompt": TEXT, "token_ids": [...], "max_tokens": N}}
                       ->  {"token_ids": [...], "first_ms": ..., "end_ms": ...}
+    {"together": {"requests": [...], "num_streams": N}}                 requests as those of generate
+                      ->  {"answers": [...], "seconds": ...}
 
-``token_ids`` of an answer are those of the program, without an end token; times are from the request.
+``token_ids`` of an answer are those of the program, without an end token; times are from the request. Together, N
+streams ask one request after the other, each as soon as its last one is answered.
 """
 
 from __future__ import annotations
@@ -21,6 +24,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -43,6 +47,41 @@ class Contestant(Protocol):
         """Token ids of the program, greedy under the grammar; ``on_token`` is called as soon as one is known."""
 
 
+class Together(Protocol):
+    """What a contestant may have as well: answers to several streams at a time."""
+
+    def generate_together(self, requests: list[Message], num_streams: int, clock: Clock) -> list[list[int]]:
+        """Token ids for each request; the clock is told when each begins, has its first token and ends."""
+
+
+class Clock:
+    """Moments of several requests, in milliseconds from the start of each."""
+
+    def __init__(self, num_requests: int) -> None:
+        self._started = [0.0] * num_requests
+        self._first: list[float | None] = [None] * num_requests
+        self._ended = [0.0] * num_requests
+
+    def start(self, index: int) -> None:
+        """A stream asks."""
+        self._started[index] = time.perf_counter()
+
+    def token(self, index: int) -> None:
+        """One more token is known."""
+        if self._first[index] is None:
+            self._first[index] = time.perf_counter()
+
+    def end(self, index: int) -> None:
+        """The answer is whole."""
+        self._ended[index] = time.perf_counter()
+
+    def answer(self, index: int, token_ids: list[int]) -> Message:
+        """As ``generate`` answers."""
+        first, started, ended = self._first[index], self._started[index], self._ended[index]
+        times = {"first_ms": 1e3 * ((first or ended) - started), "end_ms": 1e3 * (ended - started)}
+        return {"token_ids": token_ids, **{name: round(value, 3) for name, value in times.items()}}
+
+
 class Worker:
     """Answers requests for one module."""
 
@@ -54,6 +93,7 @@ class Worker:
             "open": self._open,
             "tokens": lambda text: {"token_ids": self._opened.tokens(text)},
             "generate": lambda request: timed(self._opened, **request),
+            "together": lambda request: together(self._opened, **request),
         }
 
     def answer(self, request: Message) -> Message:
@@ -79,6 +119,29 @@ class Worker:
     def _opened(self) -> Contestant:
         assert self._open_contestant is not None
         return self._open_contestant
+
+
+def together(contestant: Any, requests: list[Message], num_streams: int) -> Message:
+    """Answers to several streams; who can answer only one at a time answers in the order of asking."""
+    clock, started = Clock(len(requests)), time.perf_counter()
+    if hasattr(contestant, "generate_together"):
+        found = contestant.generate_together(requests, num_streams, clock)
+    else:
+        found = _one_by_one(contestant, requests, num_streams, clock)
+    seconds = time.perf_counter() - started
+    return {"answers": [clock.answer(n, token_ids) for n, token_ids in enumerate(found)], "seconds": seconds}
+
+
+def _one_by_one(contestant: Contestant, requests: list[Message], num_streams: int, clock: Clock) -> list[list[int]]:
+    found: list[list[int]] = []
+    for index in range(min(num_streams, len(requests))):
+        clock.start(index)
+    for index, request in enumerate(requests):
+        found.append(contestant.generate(**request, on_token=partial(clock.token, index)))
+        clock.end(index)
+        if index + num_streams < len(requests):  # its stream asks again
+            clock.start(index + num_streams)
+    return found
 
 
 def timed(contestant: Contestant, prompt: str, token_ids: list[int], max_tokens: int) -> Message:
