@@ -91,7 +91,7 @@ class ExportSection:
     gate: float = _field(0.97, "Least exact match of the quantised model as a share of the fp32 one.", minimum=0)
     eval_rows: int = _field(100, "Dev pairs decoded for the quality of each hop.", minimum=1)
     context_length: int = _field(512, "Longest prompt plus program the bundle takes, in tokens.", minimum=16)
-    drafts: bool = _field(True, "Add the training programs as a source of drafts: fewer calls of the model per answer.")
+    drafts: bool = _field(True, "Add the training pairs as a source of drafts: fewer calls of the model per answer.")
     drafts_gate: float = _field(
         0.005, "Most answers, as a share, that drafts may change; above it the bundle decodes without.", minimum=0
     )

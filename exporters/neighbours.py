@@ -1,6 +1,6 @@
 """Builds the index of training sentences that drafts are taken from; ``edgedsl.runtime.neighbours`` reads it.
 
-The index holds the tokens of each training sentence as a set, and the programs: who may read the bundle may read those.
+The index holds the training sentences and the programs: who may read the bundle may read those.
 """
 
 from __future__ import annotations
@@ -34,7 +34,10 @@ def write_neighbours(path: Path, rows: Sequence[_Row], *, vocab_size: int, max_r
     Raises:
         ExportError: no rows, or a token beyond the vocabulary.
     """
-    distinct = list(dict.fromkeys((frozenset(sentence), tuple(target)) for sentence, target in rows))
+    spelled: dict[tuple[frozenset[int], tuple[int, ...]], Sequence[int]] = {}
+    for sentence, target in rows:
+        spelled.setdefault((frozenset(sentence), tuple(target)), sentence)
+    distinct = list(spelled)
     if not distinct:
         raise ExportError("there are no pairs to draft from", hint="give [data] train")
     if len(distinct) > max_rows:
@@ -42,7 +45,9 @@ def write_neighbours(path: Path, rows: Sequence[_Row], *, vocab_size: int, max_r
     words, starts, postings, norms = _postings([sentence for sentence, _ in distinct])
     targets = {target: n for n, target in enumerate(dict.fromkeys(target for _, target in distinct))}
     target_tokens = [token_id for target in targets for token_id in target]
-    if not all(0 <= token_id < vocab_size for token_id in [*words, *target_tokens]):
+    sentences = [spelled[row] for row in distinct]
+    row_tokens = [token_id for sentence in sentences for token_id in sentence]
+    if not all(0 <= token_id < vocab_size for token_id in [*row_tokens, *target_tokens]):
         raise ExportError(f"a pair holds a token beyond the vocabulary of {vocab_size}")
     arrays = {
         "sentence_tokens": words,
@@ -50,6 +55,8 @@ def write_neighbours(path: Path, rows: Sequence[_Row], *, vocab_size: int, max_r
         "postings": postings,
         "norms": norms,
         "row_targets": [targets[target] for _, target in distinct],
+        "row_starts": [0, *np.cumsum([len(sentence) for sentence in sentences]).tolist()],
+        "row_tokens": row_tokens,
         "target_starts": [0, *np.cumsum([len(target) for target in targets]).tolist()],
         "target_tokens": target_tokens,
     }

@@ -132,6 +132,12 @@ def test_neighbours_are_those_of_the_sentence(sources: DraftSources) -> None:
     assert decode(propose(sources, "greet the world", "")) == 'say "hello world"'  # against what the n-grams say
 
 
+def test_neighbours_speak_in_the_words_of_the_sentence(sources: DraftSources) -> None:
+    neighbours = sources.only(["neighbours"])
+    assert decode(propose(neighbours, "greet the moon", "")) == 'say "hello moon"'
+    assert decode(propose(neighbours, "hall to seven", "")) == "set hall 5", "its program has a number, no word"
+
+
 def test_neighbours_are_followed_where_the_program_left_them(sources: DraftSources) -> None:
     neighbours = sources.only(["neighbours"])
     assert decode(propose(neighbours, "twenty for the kitchen", 'say "x";set')) == " kitchen 20"

@@ -69,8 +69,22 @@ def test_more_rows_than_wanted_are_thinned_out_evenly(tmp_path: Path) -> None:
 def test_the_same_pairs_give_the_same_bytes(tmp_path: Path) -> None:
     build(tmp_path, ROWS)
     first = (tmp_path / "x").read_bytes()
-    build(tmp_path, [([*reversed(words), words[0]], target) for words, target in ROWS] + ROWS)
+    build(tmp_path, ROWS + [([*reversed(words), words[0]], target) for words, target in ROWS])
     assert (tmp_path / "x").read_bytes() == first
+
+
+def test_programs_of_the_nearest_are_made_to_fit(tmp_path: Path) -> None:
+    index = build(tmp_path, [([3, 1, 2], [5, 6]), ([1, 2, 4], [5, 6]), ([9, 1], [7])])
+    asked: list[tuple[list[int], list[int]]] = []
+
+    def fit(sentence: list[int], program: list[int]) -> list[int]:
+        asked.append((sentence, program))
+        return [8, 8] if sentence == [3, 1, 2] else program
+
+    found = index.nearest([1, 2, 3], 3, fit, num_fitted=2)
+    assert asked == [([3, 1, 2], [5, 6]), ([1, 2, 4], [5, 6])], "in the order of their words, the nearest first"
+    assert [neighbour.token_ids for neighbour in found] == [[8, 8], [5, 6], [7]]
+    assert sum(n.vote for n in found) == pytest.approx(sum(n.vote for n in index.nearest([1, 2, 3], 3)))
 
 
 def test_common_tokens_are_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,9 +1,9 @@
 """Where drafts come from: tokens guessed ahead without the model, which checks them all in one call.
 
-Four sources: the grammar's forced string; n-grams of the training programs; the programs of like training sentences;
-copies of words of the sentence. The likeliest token of them is taken at each place, and the grammar cuts the draft off
-at the first token that it does not allow. A draft is a guess: it changes how many calls an answer takes, never the
-answer.
+Four sources: the grammar's forced string; n-grams of the training programs; the programs of like training sentences,
+in the words of this one; copies of words of the sentence. The likeliest token of them is taken at each place, and the
+grammar cuts the draft off at the first token that it does not allow. A draft is a guess: it changes how many calls an
+answer takes, never the answer.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Literal
 from edgedsl.grammar import Matcher
 from edgedsl.runtime import neighbours as neighbour_files
 from edgedsl.runtime import ngrams as ngram_files
+from edgedsl.runtime.analogy import Analogy
 from edgedsl.runtime.copies import Copies
 from edgedsl.runtime.neighbours import NeighbourIndex
 from edgedsl.runtime.ngrams import NgramIndex
@@ -136,7 +137,8 @@ class DraftSources:
         """A drafter for one request."""
         retrieved = copies = None
         if self.neighbours:
-            found = self.neighbours.nearest(self.tokenizer.encode_plain(sentence), NUM_NEIGHBOURS)
+            fit = Analogy(self.tokenizer, sentence).fit
+            found = self.neighbours.nearest(self.tokenizer.encode_plain(sentence), NUM_NEIGHBOURS, fit)
             retrieved = Retrieved(found, min(self.end_token_ids))
         if "copies" in self.enabled:
             copies = Copies(self.tokenizer, sentence)

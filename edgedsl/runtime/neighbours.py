@@ -7,7 +7,7 @@ from, not the context alone. Likeness is the cosine of the two sets of tokens, e
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,7 +19,7 @@ from edgedsl.runtime.index_file import Array, Layout, refuse
 FILE_NAME = "drafts.neighbours"
 LAYOUT = Layout(
     magic=b"EDSLNEAR",
-    version=1,
+    version=2,
     fields=("vocab_size",),
     arrays=(
         ("sentence_tokens", "<u4"),  # [words] ascending
@@ -27,10 +27,14 @@ LAYOUT = Layout(
         ("postings", "<u4"),  # rows, ascending for each word
         ("norms", "<f4"),  # [rows] one over the length of the row's weights
         ("row_targets", "<u4"),  # [rows]
+        ("row_starts", "<u4"),  # [rows + 1]
+        ("row_tokens", "<u4"),  # of the sentences, in order
         ("target_starts", "<u4"),  # [targets + 1]
         ("target_tokens", "<u4"),
     ),
 )
+NUM_FITTED = 8  # the nearest: to make a program fit takes longer than to find it
+Fit = Callable[[list[int], list[int]], list[int]]
 _SHARPNESS = 4  # power of the likeness that is a sentence's vote: the nearest count most
 
 
@@ -66,6 +70,8 @@ class NeighbourIndex:
         }
         # Views of the map: numpy's own indexing would make an object per element, five times slower.
         self._row_targets = arrays["row_targets"].data
+        self._row_starts = arrays["row_starts"].data
+        self._row_tokens = arrays["row_tokens"].data
         self._target_starts = arrays["target_starts"].data
         self._target_tokens = arrays["target_tokens"].data
 
@@ -84,20 +90,32 @@ class NeighbourIndex:
         _check(path, vocab_size, arrays)
         return cls(arrays)
 
-    def nearest(self, sentence_token_ids: Iterable[int], num_rows: int) -> list[Neighbour]:
-        """The programs of the ``num_rows`` most like sentences, those that share a token with it, best first."""
+    def nearest(
+        self, sentence_token_ids: Iterable[int], num_rows: int, fit: Fit | None = None, num_fitted: int = NUM_FITTED
+    ) -> list[Neighbour]:
+        """The programs of the most like sentences, those that share a token with it, best first.
+
+        Args:
+            sentence_token_ids: of the request.
+            num_rows: most sentences to take.
+            fit: the program of a sentence, made to fit the request: see :mod:`edgedsl.runtime.analogy`.
+            num_fitted: of the sentences, the first ones whose programs are made to fit.
+        """
         scores = self._scores(sentence_token_ids)
         rows = scores.argpartition(-num_rows)[-num_rows:] if num_rows < self.num_rows else np.arange(self.num_rows)
         rows = rows[np.lexsort((rows, -scores[rows]))]
         best = float(scores[rows[0]])
         if best <= 0:
             return []
-        votes: dict[int, float] = {}
-        for row, vote in zip(rows.tolist(), ((scores[rows] / best) ** _SHARPNESS).tolist(), strict=True):
+        votes: dict[tuple[int, ...], float] = {}
+        ranked = zip(rows.tolist(), ((scores[rows] / best) ** _SHARPNESS).tolist(), strict=True)
+        for rank, (row, vote) in enumerate(ranked):
             if vote > 0:
-                target = self._row_targets[row]
-                votes[target] = votes.get(target, 0.0) + vote
-        return [Neighbour(self._target(target), vote) for target, vote in votes.items()]
+                program = self._target(self._row_targets[row])
+                if fit and rank < num_fitted:
+                    program = fit(self._sentence(row), program)
+                votes[tuple(program)] = votes.get(tuple(program), 0.0) + vote
+        return [Neighbour(list(program), vote) for program, vote in votes.items()]
 
     def _scores(self, sentence_token_ids: Iterable[int]) -> NDArray[np.float32]:
         """[rows] the cosine, but for a factor that is the same for all."""
@@ -109,6 +127,9 @@ class NeighbourIndex:
         scores *= self._norms
         return scores
 
+    def _sentence(self, row: int) -> list[int]:
+        return self._row_tokens[self._row_starts[row] : self._row_starts[row + 1]].tolist()
+
     def _target(self, target: int) -> list[int]:
         return self._target_tokens[self._target_starts[target] : self._target_starts[target + 1]].tolist()
 
@@ -118,13 +139,16 @@ def _check(path: Path, vocab_size: int, arrays: dict[str, Array]) -> None:
     if not num_rows or len(arrays["row_targets"]) != num_rows:
         refuse(path, f"it has {num_rows} sentences and {len(arrays['row_targets'])} programs for them")
     _check_starts(path, arrays["posting_starts"], len(words), len(arrays["postings"]))
+    _check_starts(path, arrays["row_starts"], num_rows, len(arrays["row_tokens"]))
     num_targets = len(arrays["target_starts"]) - 1
     _check_starts(path, arrays["target_starts"], num_targets, len(arrays["target_tokens"]))
     if (words[1:] <= words[:-1]).any() or (np.diff(arrays["posting_starts"]) < 1).any():
         refuse(path, "its tokens are not in ascending order, each with a sentence")
     if not ((arrays["norms"] >= 0) & (arrays["norms"] <= num_rows + 1)).all():  # NaN is neither
         refuse(path, "it holds a norm that no sentence can have")
-    limits = {"postings": num_rows, "row_targets": num_targets, "target_tokens": vocab_size}
+    limits = {
+        "postings": num_rows, "row_targets": num_targets, "row_tokens": vocab_size, "target_tokens": vocab_size,
+    }  # fmt: skip
     for name, limit in limits.items():
         if (arrays[name] >= limit).any():
             refuse(path, f"its {name} hold a number that is not below {limit}")
