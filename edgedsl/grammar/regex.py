@@ -21,6 +21,7 @@ from edgedsl.grammar.code_points import Span, matched, utf8_ranges
 _sre: Any = getattr(re, "_parser")  # noqa: B009  the parser behind re.compile; its module has no public name
 _op: Any = getattr(re, "_constants")  # noqa: B009
 
+_ASCII = 128
 _MAX_REPEAT = 1000
 _NOWHERE = _FREE = -1  # no next state; no byte is read
 
@@ -96,6 +97,8 @@ class _Builder:
         return start
 
     def _piece(self, operator: Any, argument: Any, start: int, flags: int) -> int:
+        if operator is _op.LITERAL and argument < _ASCII and not flags & re.IGNORECASE:  # most of a long list of names
+            return self._move(start, argument, argument, self.state())
         if operator in (_op.LITERAL, _op.NOT_LITERAL, _op.IN, _op.ANY):
             return self._characters(matched(operator, argument, flags), start)
         if operator is _op.BRANCH:
@@ -317,4 +320,4 @@ def _nearest_ends(nfa: Nfa) -> tuple[list[float], list[tuple[int, int]]]:
 
 def _plain(low: int, high: int) -> int:
     """A byte of a range; letters and digits are in more tokens than others."""
-    return next((byte for byte in b"a0" if low <= byte <= high), low)
+    return low if low == high else next((byte for byte in b"a0" if low <= byte <= high), low)
