@@ -121,11 +121,12 @@ def measure(plan: Plan, command: str, say: Say = lambda _: None) -> dict[str, An
             say(f"{entrant.label}: loading")
             entrant.open()
         differing = _tokenizer_notes(others, questions, language.tokenizer)
-        budget = {"max_tokens": plan.max_tokens, "max_seconds": plan.max_seconds}
-        if plan.num_streams > 1:
-            contest_of_streams(entrants, questions, judge, num_streams=plan.num_streams, **budget)
-        else:
-            contest(entrants, questions, judge, num_warmup=plan.num_warmup, **budget)
+        compete = (
+            partial(contest_of_streams, num_streams=plan.num_streams)
+            if plan.num_streams > 1
+            else partial(contest, num_warmup=plan.num_warmup)
+        )
+        compete(entrants, questions, judge, max_tokens=plan.max_tokens, max_seconds=plan.max_seconds)
     finally:
         for entrant in entrants:
             entrant.close()
