@@ -45,7 +45,7 @@ def read(path: Path, source: str) -> Lark | None:
         if {name: found[name] for name in origin} != origin:
             return None
         parser: Lark = Lark._load_from_dict(found["data"], found["memo"])  # type: ignore[no-untyped-call]
-        parser.ignore_tokens = parser.lexer_conf.ignore  # which Lark leaves out
+        parser.ignore_tokens = list(parser.lexer_conf.ignore)  # which Lark leaves out
     except (OSError, ValueError, LookupError, TypeError, AttributeError, AssertionError, LarkError) as exc:
         raise GrammarError(f"'{path}' does not hold a grammar's tables: {exc}", hint="export the bundle again") from exc
     return parser
