@@ -3,6 +3,7 @@
 # make lint     ruff, mypy on the installed wheel make docs       write the generated pages
 # make smoke    the wheel in an environment of its own, runtime packages only
 # make lock     resolve requirements.lock anew   make clean      remove what make built
+# make test-transformers5             the tests of training and export with transformers 5, in .venv5
 # make bench-peers PROJECT=folder [QUICK=1] [PEER_LIST=...]       edgedsl beside llama.cpp and others; environments in PEERS
 #
 # Everything runs in .venv, which is built from requirements.lock when that or pyproject.toml changes. PYTHON picks the interpreter.
@@ -14,10 +15,16 @@ INSTALLED := $(VENV)/.installed
 TYPED := $(VENV)/typed
 # --no-compile: a third less time to install; Python compiles what is imported.
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check
+# Few packages over those of .venv: requirements-transformers5.lock.
+VENV5 := .venv5
+INSTALLED5 := $(VENV5)/.installed
+# What computes with transformers, or reads what it writes; tests that need optimum's graph skip themselves.
+TESTS5 := $(addprefix tests/test_,$(addsuffix .py,basemodels candidates exporters fused_exporter gptq hops load \
+  prefix quantize smoothing tokenizer torch_decoder training untuned w8a8))
 PROJECT ?= demo
 PEERS ?= .peers
 
-.PHONY: bench-peers demo test slow lint wheel smoke docs docs-check lock clean
+.PHONY: bench-peers demo test slow test-transformers5 lint wheel smoke docs docs-check lock clean
 .DEFAULT_GOAL := test
 
 $(INSTALLED): requirements.lock pyproject.toml
@@ -37,6 +44,13 @@ test: $(INSTALLED)
 
 slow: $(INSTALLED)
 	$(BIN)/python -m pytest -m "slow and not gpu" --timeout 1800
+
+$(INSTALLED5): requirements-transformers5.lock packaging/transformers5.sh $(INSTALLED)
+	PYTHON=$(BIN)/python packaging/transformers5.sh $(VENV5)
+	@touch $@
+
+test-transformers5: $(INSTALLED5)
+	$(VENV5)/bin/python -m pytest $(TESTS5)
 
 # Type checkers do not see the folder mapping of pyproject.toml in the source tree, so mypy reads the wheel's files.
 lint: wheel
@@ -70,4 +84,4 @@ lock:
 	PYTHON=$(PYTHON) packaging/lock.sh
 
 clean:
-	rm -rf $(VENV) build dist edgedsl.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(VENV5) build dist edgedsl.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -6,13 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 
-from edgedsl.basemodels.model import attention_of
-from edgedsl.errors import ModelError, first_line
+from edgedsl.basemodels.load import load_causal_lm, model_errors, without_old_names
 from edgedsl.exporters.nf4 import round_trip
-
-_LOAD_ERRORS = (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError)
 
 
 def load_adapted(base: Path, adapter: Path, *, is_qlora: bool) -> Any:
@@ -24,27 +20,13 @@ def load_adapted(base: Path, adapter: Path, *, is_qlora: bool) -> Any:
         ModelError: one of them cannot be read, or the adapter does not fit the base model.
     """
     from peft import PeftModel
-    from transformers import AutoModelForCausalLM
 
-    try:
-        model = AutoModelForCausalLM.from_pretrained(
-            base,
-            dtype=torch.float32,
-            attn_implementation=attention_of(base),
-            local_files_only=True,
-            use_safetensors=True,
-        )
-    except _LOAD_ERRORS as exc:
-        raise ModelError(f"the base model in '{base}' cannot be loaded: {first_line(exc)}") from exc
+    model = load_causal_lm(base, torch.float32)
     if is_qlora:
         _quantize_linears(model)
-    try:
+    does_not_fit = f"the adapter '{adapter}' does not fit its base model"
+    with without_old_names(), model_errors(does_not_fit, hint="train again on this base model"):
         return PeftModel.from_pretrained(model, adapter).eval()
-    except _LOAD_ERRORS as exc:
-        raise ModelError(
-            f"the adapter '{adapter}' does not fit its base model: {first_line(exc)}",
-            hint="train again on this base model",
-        ) from exc
 
 
 def _quantize_linears(model: Any) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 from safetensors import safe_open
 
+from edgedsl.basemodels.load import load_config, without_old_names
 from edgedsl.basemodels.model import BaseModel, digest, weight_files, weights_digest
 from edgedsl.config import Config
 from edgedsl.data.project import open_inputs, resolve_base
@@ -19,6 +20,7 @@ from edgedsl.grammar.trial import try_compile
 from edgedsl.training.record import check_base, read_run
 
 SMOKE_LAYERS = 2
+_BY_LAYER = ("layer_types", "no_rope_layers")  # fields of a configuration with an entry for each layer
 LANGUAGE_FILES = ("tokenizer.json", "prompt.json", "grammar.lark", "catalogue.json")
 
 
@@ -113,13 +115,15 @@ def _smoke_model(base: BaseModel) -> Any:
     """Two random layers of the same architecture with a random adapter."""
     import torch
     from peft import LoraConfig, get_peft_model
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM
 
     torch.manual_seed(0)
-    config = AutoConfig.from_pretrained(base.path)
+    config = load_config(base.path)
     config.num_hidden_layers = SMOKE_LAYERS
-    if getattr(config, "layer_types", None):
-        config.layer_types = config.layer_types[:SMOKE_LAYERS]
+    for name in _BY_LAYER:
+        if getattr(config, name, None):
+            setattr(config, name, getattr(config, name)[:SMOKE_LAYERS])
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-    adapted = get_peft_model(model, LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False))
+    with without_old_names():
+        adapted = get_peft_model(model, LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False))
     return adapted.eval()

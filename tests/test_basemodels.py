@@ -654,18 +654,37 @@ def test_hub_id_offline(tmp_path: Path) -> None:
     assert "smollm2-135m" in error.value.hint
 
 
-def test_hub_id_without_a_connection(tmp_path: Path) -> None:
+def ask_hub(port: int, cache: Path) -> str:
+    """What is said of a model of the hub that is on this port."""
     script = (
         "import sys; from pathlib import Path\n"
         "from edgedsl.basemodels import resolve; from edgedsl.errors import ModelError\n"
         "try: resolve('org/name', cache_dir=Path(sys.argv[1]))\n"
         "except ModelError as error: print(error, '|', error.hint)"
     )
-    environment = os.environ | {"HF_ENDPOINT": "http://127.0.0.1:9", "no_proxy": "127.0.0.1"}  # the discard port
-    done = python("-c", script, tmp_path, env=environment)
-    assert "the hub cannot be reached" in done.stdout
-    assert "alias smollm2-135m" in done.stdout
+    environment = os.environ | {"HF_ENDPOINT": f"http://127.0.0.1:{port}", "no_proxy": "127.0.0.1"}
+    done = python("-c", script, cache, env=environment)
     assert done.stderr == ""
+    assert "alias smollm2-135m" in done.stdout
+    return done.stdout
+
+
+def test_hub_id_without_a_connection(tmp_path: Path) -> None:
+    assert "the hub cannot be reached" in ask_hub(9, tmp_path)  # the discard port
+
+
+def test_a_hub_that_hangs_up_is_one_message(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def hang_up() -> None:
+            with suppress(OSError):
+                while True:
+                    listener.accept()[0].close()
+
+        threading.Thread(target=hang_up, daemon=True).start()
+        said = ask_hub(listener.getsockname()[1], tmp_path)
+        assert re.match("org/name is not in the local hub|cannot fetch org/name", said)
+        listener.shutdown(socket.SHUT_RDWR)
 
 
 def test_hub_id_takes_data_files_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -706,12 +725,12 @@ def test_importing_the_package_is_light() -> None:
 @pytest.mark.parametrize(
     ("config", "attention"),
     [
-        ("{}", "sdpa"),
-        ('{"attn_logit_softcapping": null}', "sdpa"),
+        ("{}", None),
+        ('{"attn_logit_softcapping": null}', None),
         ('{"attn_logit_softcapping": 50.0}', "eager"),
-        ("[]", "sdpa"),
+        ("[]", None),
     ],
 )
-def test_scores_with_a_cap_need_the_attention_that_knows_it(tmp_path: Path, config: str, attention: str) -> None:
+def test_scores_with_a_cap_need_the_attention_that_knows_it(tmp_path: Path, config: str, attention: str | None) -> None:
     (tmp_path / "config.json").write_text(config, encoding="utf-8")
     assert attention_of(tmp_path) == attention

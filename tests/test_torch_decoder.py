@@ -6,6 +6,7 @@ from peft import LoraConfig, get_peft_model
 from tiny import EOS_TOKEN, tiny_llama, tiny_template, tiny_tokenizer, write_language
 from transformers import AutoModelForCausalLM
 
+from edgedsl.basemodels.load import without_old_names
 from edgedsl.errors import GenerationError, RequestError
 from edgedsl.evaluation.torch_decoder import Decoded, TorchDecoder
 from edgedsl.grammar import BudgetGuard, CompiledGrammar, Grammar, Matcher
@@ -114,7 +115,8 @@ def test_order_is_that_of_the_sentences(model: Any, compiled: CompiledGrammar) -
 def test_adapter_is_decoded_too_and_training_mode_comes_back(model: Any, compiled: CompiledGrammar) -> None:
     import copy
 
-    peft_model = get_peft_model(copy.deepcopy(model), LoraConfig(target_modules="all-linear", r=2))
+    with without_old_names():
+        peft_model = get_peft_model(copy.deepcopy(model), LoraConfig(target_modules="all-linear", r=2))
     peft_model.train()
     assert decoder(peft_model, compiled).generate(SENTENCES, 24) == decoder(model, compiled).generate(SENTENCES, 24)
     assert peft_model.get_base_model().training

@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 from tiny import PAIRS, tiny_llama, tiny_template, tiny_tokenizer, write_language, write_pairs
 from transformers import AutoModelForCausalLM
 
+from edgedsl.basemodels.load import without_old_names
 from edgedsl.cli import group
 from edgedsl.config import Config, TrainSection, load_config, override
 from edgedsl.data.pairs import Pair
@@ -236,7 +237,8 @@ def test_learns_and_writes_a_peft_adapter(config: Config, base: Path) -> None:
         "grammar.lark", "catalogue.json", "run.json", "edgedsl.resolved.json", "rejected.jsonl", "report.html",
         "README.md",
     }  # fmt: skip
-    model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), output)
+    with without_old_names():
+        model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), output)
     loaded = {name: parameter for name, parameter in model.named_parameters() if "lora_" in name}
     assert len(loaded) == len(weights(config)) > 0
     assert_same_tensors({n.replace(".default", ""): p.data for n, p in loaded.items()}, weights(config))

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from edgedsl.basemodels.gguf_tokenizer import GGUFVocabulary, build_tokenizer, write_tokenizer
+from edgedsl.basemodels.load import without_bars
 from edgedsl.basemodels.model import read_json
 from edgedsl.basemodels.tokenizer_check import check_round_trip, check_tokenizer
 from edgedsl.errors import ModelError
@@ -31,7 +32,7 @@ def convert_gguf(gguf: Path, folder: Path, pretokenizer: str) -> None:
     Raises:
         ModelError: an architecture that transformers cannot read, missing weights, or a tokenizer that fails its check.
     """
-    with _quiet_transformers():
+    with _quiet_transformers(), without_bars():
         fields = _read_fields(gguf)
         vocabulary = _vocabulary(fields, pretokenizer)
         config = _config(fields["config"], vocabulary.special_ids)
@@ -84,7 +85,12 @@ def _save_weights(gguf: Path, config: Any, folder: Path) -> None:
 
     try:
         model, info = AutoModelForCausalLM.from_pretrained(
-            str(gguf.parent), gguf_file=gguf.name, config=config, dtype=torch.float32, output_loading_info=True
+            str(gguf.parent),
+            gguf_file=gguf.name,
+            config=config,
+            dtype=torch.float32,
+            output_loading_info=True,
+            **_unpack(),
         )
     except (ValueError, KeyError, RuntimeError, NotImplementedError) as exc:
         raise ModelError(f"transformers cannot convert {gguf.name}: {exc}") from exc
@@ -92,9 +98,17 @@ def _save_weights(gguf: Path, config: Any, folder: Path) -> None:
     if wrong:
         raise ModelError(f"{gguf.name}: {len(wrong)} weights are missing or unknown, the first is {wrong[0]}")
     model.config.name_or_path = ""
-    model.save_pretrained(str(folder), safe_serialization=True)
+    model.save_pretrained(str(folder))
     for path in folder.glob("*.safetensors"):
         path.chmod(0o644)  # safetensors writes 0600; a cache may be shared between users
+
+
+def _unpack() -> dict[str, Any]:
+    import transformers
+
+    # Transformers 5 may leave the weights in the blocks of the file; 4 has no such class, and always unpacks them.
+    blocks = getattr(transformers, "GgufConfig", None)
+    return {"quantization_config": blocks(dequantize=True)} if blocks else {}
 
 
 @contextmanager

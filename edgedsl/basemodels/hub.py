@@ -36,6 +36,8 @@ def fetch_from_hub(name: str, *, offline: bool, cache_dir: Path | None) -> Path:
         raise ModelError("huggingface_hub is not installed", hint="pip install 'edgedsl[train]'") from exc
     if not sys.stderr.isatty():
         disable_progress_bars()
+    # That of its HTTP client: requests before 1.0, whose errors are OSErrors; httpx since, whose are not.
+    http_error: type[Exception] = errors.HfHubHTTPError.__mro__[1]
     try:
         folder = snapshot_download(
             name,
@@ -55,7 +57,7 @@ def fetch_from_hub(name: str, *, offline: bool, cache_dir: Path | None) -> Path:
     except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled) as exc:
         where = "the local hub cache (offline)" if offline else "the local hub cache, and the hub cannot be reached"
         raise ModelError(f"{name} is not in {where}", hint=_ELSEWHERE) from exc
-    except (errors.HfHubHTTPError, errors.HFValidationError, OSError) as exc:
+    except (errors.HfHubHTTPError, errors.HFValidationError, http_error, OSError) as exc:
         raise ModelError(f"cannot fetch {name} from the hub: {_first_line(exc)}", hint=_ELSEWHERE) from exc
     return Path(folder)
 

@@ -47,8 +47,7 @@ def check_folder(folder: Path) -> None:
     if missing:
         raise ModelError(
             f"{folder} is incomplete: {missing[0]} is missing",
-            hint="copy the whole folder; pickled weights (.bin) are never read: "
-            "save them again with save_pretrained(..., safe_serialization=True)",
+            hint="copy the whole folder; pickled weights (.bin) are never read: save them again with save_pretrained()",
         )
 
 
@@ -104,13 +103,14 @@ def licence_of(folder: Path) -> str:
     return found[0] if found and found[0] else "unknown"
 
 
-def attention_of(folder: Path) -> str:
+def attention_of(folder: Path) -> str | None:
     """The attention of transformers that computes what the architecture says, for ``attn_implementation``.
 
-    "sdpa" leaves out gemma2's soft cap of the scores (transformers 4.57).
+    None is the fastest that transformers has for the architecture: "sdpa" for most. That leaves out gemma2's soft cap
+    of the scores (transformers 4.57), or is not to be had for gemma2 (5).
     """
     config = read_json(folder / "config.json")
-    return "eager" if isinstance(config, dict) and config.get("attn_logit_softcapping") else "sdpa"
+    return "eager" if isinstance(config, dict) and config.get("attn_logit_softcapping") else None
 
 
 def read_json(path: Path) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from edgedsl.basemodels.model import attention_of
+from edgedsl.basemodels.load import load_causal_lm
 from edgedsl.config import Config
 from edgedsl.data.pairs import Pair, read_pairs
 from edgedsl.data.project import open_inputs
@@ -26,13 +26,9 @@ def measure_untuned(
         ModelError, GrammarError, DataError: the project's parts cannot be used.
     """
     import torch
-    from transformers import AutoModelForCausalLM
 
     inputs = open_inputs(config, offline=offline)
-    path = inputs.base.path
-    model = AutoModelForCausalLM.from_pretrained(
-        path, dtype=torch.float32, attn_implementation=attention_of(path)
-    ).eval()
+    model = load_causal_lm(inputs.base.path, torch.float32).eval()
     examples = read_pairs(config.path(config.data.train))[:num_examples]
     sentences = [few_shot_prompt(examples, pair.prompt) for pair in pairs]
     targets = [pair.target for pair in pairs]

@@ -17,17 +17,17 @@ from peft import (
     prepare_model_for_kbit_training,
     set_peft_model_state_dict,
 )
-from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+from transformers import BitsAndBytesConfig
 
 from edgedsl import atomic
-from edgedsl.basemodels.model import attention_of
+from edgedsl.basemodels.load import load_causal_lm, without_old_names
 from edgedsl.config import TrainSection
 from edgedsl.errors import ModelError, TrainingError
 from edgedsl.training.batches import Batch
 
 
 def load_base(folder: Path, section: TrainSection, dtype: torch.dtype, device: torch.device) -> Any:
-    """Load a causal language model from a folder; never runs code that comes with it.
+    """Load a causal language model from a folder, in 4 bits where the section says so.
 
     Raises:
         ModelError: the folder holds no such model.
@@ -42,19 +42,9 @@ def load_base(folder: Path, section: TrainSection, dtype: torch.dtype, device: t
             bnb_4bit_use_double_quant=False,
             bnb_4bit_compute_dtype=torch.bfloat16,
         )
-    try:
-        return AutoModelForCausalLM.from_pretrained(
-            folder,
-            dtype=dtype,
-            attn_implementation=attention_of(folder),
-            quantization_config=quantization,
-            device_map={"": device} if quantization else None,
-            local_files_only=True,
-            trust_remote_code=False,
-            use_safetensors=True,
-        )
-    except (OSError, ValueError, KeyError) as exc:
-        raise ModelError(f"'{folder}' cannot be loaded as a causal language model: {exc}") from exc
+    return load_causal_lm(
+        folder, dtype, quantization_config=quantization, device_map={"": device} if quantization else None
+    )
 
 
 def add_lora(model: Any, section: TrainSection, base_name: str) -> PeftModel:
@@ -66,7 +56,7 @@ def add_lora(model: Any, section: TrainSection, base_name: str) -> PeftModel:
     if section.quantization == "4bit":
         model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
     if section.gradient_checkpointing:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        _recompute_activations(model)
     names = section.target_modules
     config = LoraConfig(
         task_type="CAUSAL_LM",
@@ -77,7 +67,8 @@ def add_lora(model: Any, section: TrainSection, base_name: str) -> PeftModel:
     )
     torch.manual_seed(section.seed)
     try:
-        peft_model = get_peft_model(model, config)
+        with without_old_names():
+            peft_model = get_peft_model(model, config)
     except ValueError as exc:
         raise TrainingError(
             f"LoRA cannot be added to [train] target_modules = '{names}': {exc}", hint='"all-linear" fits every model'
@@ -85,6 +76,14 @@ def add_lora(model: Any, section: TrainSection, base_name: str) -> PeftModel:
     # peft wrote down the folder of this machine.
     peft_model.peft_config["default"].base_model_name_or_path = base_name
     return peft_model
+
+
+def _recompute_activations(model: Any) -> None:
+    # Of the two names of one thing, transformers 4 has only the first, and 5 warns of it.
+    if hasattr(model, "activation_checkpointing_enable"):
+        model.activation_checkpointing_enable({"use_reentrant": False})
+    else:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
 
 
 def adapter_tensors(model: PeftModel) -> dict[str, torch.Tensor]:

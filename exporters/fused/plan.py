@@ -71,6 +71,8 @@ def uncovered(config: Any, context_length: int) -> str:
         config: transformers configuration of a causal language model.
         context_length: positions the graph is to know.
     """
+    if getattr(config, "is_heterogeneous", False):  # transformers 5; a field that differs cannot be read below
+        return f"its layers differ in {', '.join(sorted(config.per_layer_attributes))}"
     if config.model_type not in _PLANS:
         return f"the architecture '{config.model_type}' is none of {', '.join(sorted(_PLANS))}"
     plan = plan_of(config)
@@ -78,7 +80,7 @@ def uncovered(config: Any, context_length: int) -> str:
         return f"its activation '{plan.activation}' is none of {', '.join(ACTIVATIONS)}"
     if plan.head_dim % 16:
         return f"its heads are {plan.head_dim} wide, the attention operator takes multiples of 16"
-    if getattr(config, "use_bidirectional_attention", False):
+    if getattr(config, "use_bidirectional_attention", False) or not getattr(config, "is_causal", True):
         return "its attention looks ahead"
     return _uncovered_rotary(config, context_length)
 
