@@ -26,7 +26,7 @@ from edgedsl.bundle.manifest import ModelInfo
 from edgedsl.evaluation.record import busy_caveat, head, load_average
 from edgedsl.exporters.blockwise import Recipe
 from edgedsl.exporters.fused.exporter import FusedExporter
-from edgedsl.exporters.optimum import save_graph
+from edgedsl.exporters.passes.graph import save_graph
 from edgedsl.exporters.quantize import quantize_model
 from edgedsl.runtime.decoder import Decoder
 from edgedsl.runtime.providers import available_cores

@@ -19,6 +19,7 @@ from edgedsl.bundle.manifest import open_bundle
 from edgedsl.bundle.schema import Manifest
 from edgedsl.errors import DataError
 from edgedsl.evaluation.record import RESULT_SCHEMA
+from edgedsl.exporters.quality import HOPS
 
 _PARITY = ("argmax_agreement", "flips", "near_tie_flips", "mean_difference", "max_difference")
 
@@ -55,17 +56,22 @@ def record(manifests: list[Manifest]) -> dict[str, Any]:
 
 
 def _rows(manifest: Manifest) -> list[dict[str, Any]]:
+    """The hops of the recipe that is served, then the recipes that ``auto`` measured and did not take."""
+    served = manifest.model.quantization
     rows = []
-    for hop, measured in manifest.quality.items():
-        parity = manifest.parity.get(hop, {})
+    for name, measured in manifest.quality.items():
+        is_loser = name not in (*HOPS, "drafted")
+        if name == served or "exact_match" not in measured:  # told by "quantized"; never decoded
+            continue
+        parity = manifest.parity.get(name, {})
         rows.append(
             {
-                "recipe": manifest.model.quantization,
-                "hop": hop,
+                "recipe": name if is_loser else served,
+                "hop": "quantized" if is_loser else name,
                 "rows": measured["num_rows"],
                 "exact_match": measured["exact_match"],
                 "parse_rate": measured["parse_rate"],
-                **{name: parity.get(name) for name in _PARITY},
+                **{figure: parity.get(figure) for figure in _PARITY},
             }
         )
     return rows

@@ -84,9 +84,20 @@ class ExportSection:
     )
     quantize: str = _field(
         "w8a8",
-        "What the bundle serves: w8a8 (8-bit weights and activations), int8 or int4 (weights only), none (fp32); auto "
-        "measures them on this machine and takes the fastest inside the gate.",
-        ("auto", "w8a8", "int8", "int4", "none"),
+        "What the bundle serves. On the CPU: w8a8 (8-bit weights and activations), int8 or a form of int4 (weights "
+        "only), none (fp32). On CUDA: fp16, bf16 (where fp16's range is too small), int4-fp16 (4-bit weights, for GPUs "
+        "with little memory or bandwidth). auto measures those of the execution provider and takes the fastest inside "
+        "the gate.",
+        (
+            "auto", "w8a8", "int8", "int4", "int4-kquant", "int4-hqq", "int4-rtn", "int4-mixed", "int4-128", "none",
+            "fp16", "bf16", "int4-fp16",
+        ),
+    )  # fmt: skip
+    trim_head: str = _field(
+        "auto",
+        "Leave out of the head the tokens that no program can hold: always, never, or auto: where they are a fifth or "
+        "more. The programs stay the same; another grammar (an output type of Outlines) may then be refused.",
+        ("auto", "always", "never"),
     )
     gate: float = _field(0.97, "Least exact match of the quantised model as a share of the fp32 one.", minimum=0)
     eval_rows: int = _field(100, "Dev pairs decoded for the quality of each hop.", minimum=1)
@@ -121,6 +132,7 @@ class RuntimeSection:
     exact: bool = _field(
         False, "Decode token by token, without drafts. Export says how many answers differ (usually none)."
     )
+    cuda_graphs: bool = _field(True, "On CUDA, replay calls of a few tokens as CUDA graphs; off is slower.")
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,8 @@ import sys
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from edgedsl.errors import ProviderError
+
 # What the engine can use; other providers of a wheel are named and left alone.
 PROVIDERS = ("CPUExecutionProvider", "CUDAExecutionProvider")
 TIMEOUT_S = 120
@@ -48,6 +50,23 @@ def probe(provider: str) -> Probe:
         ended = f"signal {-done.returncode}" if done.returncode < 0 else f"exit code {done.returncode}"
         last = done.stderr.strip().splitlines()[-1:] or [""]
         return Probe(provider, works=False, reason=f"the test process ended with {ended} {last[0][:200]}".strip())
+
+
+def check_runs(execution_provider: str) -> None:
+    """Raise where an execution provider does not run one node.
+
+    Args:
+        execution_provider: cpu or cuda.
+
+    Raises:
+        ProviderError: with ONNX Runtime's reason.
+    """
+    provider = dict(zip(("cpu", "cuda"), PROVIDERS, strict=True))[execution_provider]
+    found = probe(provider)
+    if not found.works:
+        raise ProviderError(
+            f"execution provider '{execution_provider}' does not run here: {found.reason}", hint="run 'edgedsl doctor'"
+        )
 
 
 def available() -> tuple[str, ...]:

@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import onnx
+import onnx_ir as ir
 import torch
 
+from edgedsl import atomic
 from edgedsl.bundle.manifest import ModelInfo
 from edgedsl.exporters.base import ExportedGraph
 from edgedsl.exporters.calibration import Inputs, input_channels, input_moments
-from edgedsl.exporters.optimum import save_graph
+from edgedsl.exporters.fidelity import Fidelity
+from edgedsl.exporters.fused.on_device import to_device
+from edgedsl.exporters.passes.graph import save_graph
+from edgedsl.exporters.passes.trim_head import trim_head
 from edgedsl.exporters.prefix import write_prefix
 from edgedsl.exporters.quality import Quality
 from edgedsl.exporters.quantize import quantize_model
-from edgedsl.exporters.recipes import RECIPES
+from edgedsl.exporters.recipes import HALF, RECIPES, kv_dtype
 from edgedsl.exporters.smoothing import smooth
 from edgedsl.exporters.w8a8 import noise, quantize_products
+from edgedsl.runtime.head import FILE_NAME as HEAD_FILE
+from edgedsl.runtime.head import Head
 
 Rows = Sequence[Sequence[int]]
 
@@ -47,10 +54,17 @@ class Calibration:
             num_prefix: leading tokens of each row that a bundle computes in fp32.
         """
         recipes = [recipe for name in names if (recipe := RECIPES[name])]
+        needs_moments = any(recipe.method == "gptq" for recipe in recipes)
+        needs_inputs = any(recipe.is_integer or recipe.method == "kquant" for recipe in recipes)
         return cls(
-            input_moments(model, rows()) if any(recipe.is_calibrated for recipe in recipes) else {},
-            input_channels(model, rows(), num_prefix) if any(recipe.is_integer for recipe in recipes) else {},
+            input_moments(model, rows()) if needs_moments else {},
+            input_channels(model, rows(), num_prefix) if needs_inputs else {},
         )
+
+    @property
+    def importance(self) -> dict[str, torch.Tensor]:
+        """Node name -> mean squares of its input channels."""
+        return {name: inputs.mean_square for name, inputs in self.inputs.items()}
 
 
 @dataclass(frozen=True)
@@ -64,6 +78,7 @@ class Writer:
         prefix_token_ids: tokens that every prompt begins with; empty writes no prefix.
         rows: token rows that begin with them.
         vocab_size: of the tokenizer.
+        head: the tokens that have a logit; None for all.
     """
 
     graph: ExportedGraph
@@ -72,9 +87,14 @@ class Writer:
     prefix_token_ids: Sequence[int]
     rows: Rows
     vocab_size: int
+    head: Head | None = None
+
+    def info_of(self, name: str) -> ModelInfo:
+        """What the manifest says of a recipe's model."""
+        return replace(self.info, quantization=name, kv_dtype=kv_dtype(name))
 
     def write(self, name: str, folder: Path) -> None:
-        """Write model.onnx, its data and the prefix into a new folder.
+        """Write model.onnx, its data, the prefix and the head's tokens into a new folder.
 
         Raises:
             ExportError: a weight that the recipe cannot take, or a prefix that is not exact.
@@ -91,8 +111,14 @@ class Writer:
             write_prefix(path, self.info, self.prefix_token_ids, self.rows, folder, self.vocab_size)
         quantize_products(model, inputs)
         if recipe:
-            quantize_model(model, recipe, self.calibration.moments)
-        save_graph(model, folder / "model.onnx")
+            quantize_model(model, recipe, self.calibration.moments, self.calibration.importance)
+        if name in HALF:
+            to_device(model, HALF[name], self.info.context_length)
+        served = ir.from_proto(model)
+        if self.head:
+            trim_head(served, self.head.token_ids)
+            atomic.write_bytes(folder / HEAD_FILE, self.head.pack(self.vocab_size))
+        save_graph(served, folder / "model.onnx")
 
 
 @dataclass(frozen=True)
@@ -105,6 +131,7 @@ class Candidate:
         e2el_ms: median of a whole answer on this machine.
         num_bytes: of graph, weights and prefix.
         changed_share: answers that drafts change; None without drafts.
+        fidelity: to the fp32 graph, where that was compared first.
     """
 
     recipe: str
@@ -112,11 +139,13 @@ class Candidate:
     e2el_ms: float
     num_bytes: int
     changed_share: float | None
+    fidelity: Fidelity | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for the manifest."""
         measured = {"e2el_ms_p50": round(self.e2el_ms, 2), "num_bytes": self.num_bytes}
-        return {**self.quality.to_dict(), **measured, "drafts_change": self.changed_share}
+        compared = {"fidelity": self.fidelity.to_dict()} if self.fidelity else {}
+        return {**self.quality.to_dict(), **measured, "drafts_change": self.changed_share, **compared}
 
 
 def choose(candidates: Sequence[Candidate], least: float) -> Candidate:

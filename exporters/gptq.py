@@ -30,7 +30,7 @@ def gptq_weight(weight: torch.Tensor, moments: torch.Tensor, recipe: Recipe, bit
     parts = []
     for start in range(0, weight.shape[1], recipe.block_size):
         block = slice(start, start + recipe.block_size)
-        grid = quantize_weight(remaining[:, block].contiguous(), recipe, bits, importance[block])
+        grid = quantize_weight(remaining[:, block], recipe, bits, importance[block])
         codes, errors = _round_block(remaining[:, block], upper[block, block], grid)
         remaining[:, block.stop :] -= errors @ upper[block, block.stop :]
         parts.append((codes, grid.scales, grid.zero_points))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,12 +17,13 @@ from edgedsl.data.pairs import Pair
 from edgedsl.evaluation.torch_decoder import TorchDecoder
 from edgedsl.exporters.parity import Parity, collect, compare
 from edgedsl.exporters.quality import HOPS, Quality, measure
-from edgedsl.grammar import Grammar
+from edgedsl.grammar import CompiledGrammar, Grammar
 from edgedsl.prompt import PromptTemplate
 from edgedsl.runtime.call_costs import measure as measure_costs
 from edgedsl.runtime.decoder import Decoder
 from edgedsl.runtime.drafts import DraftSources
 from edgedsl.runtime.engine import Engine
+from edgedsl.runtime.head import Head
 from edgedsl.runtime.prefix import FILE_NAME as PREFIX_FILE
 from edgedsl.runtime.prefix import Prefix
 from edgedsl.runtime.sampling import SamplingParams
@@ -41,6 +42,11 @@ class Language:
     template: PromptTemplate
     grammar: Grammar
 
+    @cached_property
+    def compiled(self) -> CompiledGrammar:
+        """The grammar over the tokenizer's tokens."""
+        return self.grammar.compile(self.tokenizer, self.tokenizer.end_token_ids(self.template))
+
 
 class Hops:
     """What was measured of each hop, in the order of measuring; the parity of a hop is that with the one before it.
@@ -52,6 +58,7 @@ class Hops:
         programs: by hop, one for each pair.
         e2el_ms: by hop of a graph, the median of a whole answer.
         prefix_token_ids: tokens that every row begins with; no bundle computes their logits, so none are compared.
+        head: the tokens whose logits are compared once the graph is quantised and its head trimmed; None for all.
         is_padded: whether calls of one token are padded to two, as a bundle with drafts decodes.
     """
 
@@ -67,6 +74,7 @@ class Hops:
         self.quality: dict[str, Quality] = {}
         self.programs: dict[str, list[str]] = {}
         self.e2el_ms: dict[str, float] = {}
+        self.head: Head | None = None
         self.is_padded = config.export.drafts
 
     def changed_share(self, hop: str, other: str) -> float:
@@ -91,14 +99,24 @@ class Hops:
     def measure_torch(self, hop: str, model: Any) -> None:
         """Measure a transformers model under the grammar."""
         language = self.language
-        end_token_ids = language.tokenizer.end_token_ids(language.template)
-        compiled = language.grammar.compile(language.tokenizer, end_token_ids)
-        decoder = TorchDecoder(model, language.tokenizer, language.template, compiled, "cpu")
+        decoder = TorchDecoder(model, language.tokenizer, language.template, language.compiled, "cpu")
         with torch.inference_mode():
             self._compare(
                 hop, collect(lambda row: model(torch.tensor([list(row)])).logits[0].float().numpy(), self.rows)
             )
         self._measure_programs(hop, partial(decoder.generate, max_tokens=self.config.generate.max_tokens))
+
+    def decoder(self, folder: Path, info: ModelInfo) -> Decoder:
+        """A graph as the runtime loads it: model.onnx, and the prefix if there is one."""
+        prefix = folder / PREFIX_FILE
+        return Decoder(
+            folder / "model.onnx",
+            info,
+            # A graph in fp32 is for the CPU; one in half precision is measured where it is to run.
+            execution_provider="cpu" if info.kv_dtype == "float32" else self.config.runtime.execution_provider,
+            num_threads=self.config.runtime.num_threads,
+            prefix=Prefix.from_file(prefix, info, self.language.tokenizer.vocab_size) if prefix.exists() else None,
+        )
 
     def measure_onnx(self, hop: str, folder: Path, info: ModelInfo, drafts: Path | None = None) -> None:
         """Measure a graph as the runtime decodes it.
@@ -109,13 +127,7 @@ class Hops:
             info: of the model.
             drafts: folder of the drafts to decode with; the logits are not compared again.
         """
-        prefix = folder / PREFIX_FILE
-        decoder = Decoder(
-            folder / "model.onnx",
-            info,
-            num_threads=self.config.runtime.num_threads,
-            prefix=Prefix.from_file(prefix, info, self.language.tokenizer.vocab_size) if prefix.exists() else None,
-        )
+        decoder = self.decoder(folder, info)
 
         def logits_of(row: Sequence[int]) -> Any:
             decoder.reset()
@@ -151,8 +163,9 @@ class Hops:
         """With the last hop that was not quantised."""
         num_compared = [len(row) - len(self.prefix_token_ids) for row in self.rows]
         logits = [array[-num:] for array, num in zip(logits, num_compared, strict=True)]
+        kept = self.head.token_ids if self.head and hop not in HOPS[:-1] else slice(None)
         if self.logits:
-            self.parity[hop] = compare(self.logits, logits)
+            self.parity[hop] = compare([array[:, kept] for array in self.logits], [array[:, kept] for array in logits])
         if hop in HOPS[:-1]:
             self.logits = logits
 

@@ -1,4 +1,4 @@
-"""The portable exporter: optimum's traced graph, with attention fused where the architecture is known."""
+"""The portable exporter: optimum's traced graph, rewritten by the passes of :mod:`edgedsl.exporters.passes`."""
 
 from __future__ import annotations
 
@@ -7,17 +7,26 @@ import shutil
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
+import onnx_ir as ir
 import torch
 from numpy.typing import NDArray
+from packaging.requirements import Requirement
 
 from edgedsl.errors import ExportError, first_line
-from edgedsl.exporters.attention import fuse_attention, is_fusable
 from edgedsl.exporters.base import ExportedGraph
+from edgedsl.exporters.passes.fold_constants import fold_constants
+from edgedsl.exporters.passes.fuse_attention import fuse_attention, is_fusable
+from edgedsl.exporters.passes.fuse_norm import fuse_norm
+from edgedsl.exporters.passes.graph import load_graph, save_graph
+from edgedsl.exporters.passes.last_logits import take_last_logits
+from edgedsl.exporters.passes.pack_qkv import pack_qkv
+from edgedsl.exporters.passes.untie_head import untie_head
+from edgedsl.machine import version
 
 
 class OptimumExporter:
@@ -25,22 +34,28 @@ class OptimumExporter:
 
     name = "optimum"
 
+    def __init__(self) -> None:
+        """Look before anything is measured.
+
+        Raises:
+            ExportError: optimum-onnx does not take the installed transformers.
+        """
+        _check_transformers()
+
     def export(self, model: Any, folder: Path, *, context_length: int) -> ExportedGraph:
         """See :class:`~edgedsl.exporters.base.Exporter`."""
         path = self._trace(model, folder)
-        if not is_fusable(model.config):
-            return ExportedGraph(path, "growing")
-        graph = onnx.load(path)
-        cos, sin = rotary_tables(model, context_length)
-        try:
-            fuse_attention(graph, model.config, cos, sin)
-        except KeyError as exc:
-            raise ExportError(
-                f"the traced graph of '{model.config.model_type}' has no node {exc}",
-                hint="report this with your versions",
-            ) from exc
+        graph = load_graph(path)
+        is_shared = is_fusable(model.config)
+        if is_shared:
+            _fuse_attention(graph, model, context_length)
+        fold_constants(graph)
+        fuse_norm(graph)
+        pack_qkv(graph)
+        untie_head(graph)
+        take_last_logits(graph)
         save_graph(graph, path)
-        return ExportedGraph(path, "shared")
+        return ExportedGraph(path, "shared" if is_shared else "growing")
 
     def _trace(self, model: Any, folder: Path) -> Path:
         from optimum.exporters.onnx import main_export
@@ -66,6 +81,29 @@ class OptimumExporter:
         return folder / "model.onnx"
 
 
+def _check_transformers() -> None:
+    try:
+        lines = metadata.requires("optimum-onnx") or []
+    except metadata.PackageNotFoundError:  # the import says which extra brings it
+        return
+    found = version("transformers")
+    for wanted in map(Requirement, lines):
+        if found and wanted.name == "transformers" and not wanted.marker and found not in wanted.specifier:
+            raise ExportError(
+                f"optimum's graph needs {wanted}, and transformers {found} is installed",
+                hint=f"pip install '{wanted}', or take a base model that the fused graph covers",
+            )
+
+
+def _fuse_attention(graph: ir.Model, model: Any, context_length: int) -> None:
+    try:
+        fuse_attention(graph, model.config, *rotary_tables(model, context_length))
+    except KeyError as exc:
+        raise ExportError(
+            f"the traced graph of '{model.config.model_type}' has no node {exc}", hint="report this with your versions"
+        ) from exc
+
+
 def rotary_tables(model: Any, context_length: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """The model's own cosines and sines, [context_length, head_dim / 2] each: whatever its rotary scaling is."""
     rotary = model.model.rotary_emb
@@ -73,15 +111,6 @@ def rotary_tables(model: Any, context_length: int) -> tuple[NDArray[np.float32],
         cos, sin = rotary(torch.zeros(1, dtype=torch.float32), torch.arange(context_length)[None])
     half = cos.shape[-1] // 2
     return cos[0, :, :half].float().numpy().copy(), sin[0, :, :half].float().numpy().copy()
-
-
-def save_graph(graph: onnx.ModelProto, path: Path) -> None:
-    """Write a graph with its weights beside it in NAME.data."""
-    data = path.with_name(path.name + ".data")
-    data.unlink(missing_ok=True)
-    onnx.save(
-        graph, path, save_as_external_data=True, all_tensors_to_one_file=True, location=data.name, size_threshold=1024
-    )
 
 
 @contextmanager

@@ -19,25 +19,24 @@ from edgedsl.errors import BundleError, ExportError
 from edgedsl.exporters.base import Exporter
 from edgedsl.exporters.candidates import Calibration, Candidate, Writer, choose
 from edgedsl.exporters.drafts import has_drafts, remove_drafts, write_drafts
+from edgedsl.exporters.first_round import Contender, FirstRound, folder_bytes
 from edgedsl.exporters.fused.exporter import FusedExporter
 from edgedsl.exporters.fused.plan import uncovered
+from edgedsl.exporters.head import choose_head
 from edgedsl.exporters.hops import PARITY_ROWS, Hops, Language, Say
 from edgedsl.exporters.optimum import OptimumExporter
 from edgedsl.exporters.pareto import picture
 from edgedsl.exporters.quality import check_gate
-from edgedsl.exporters.recipes import AUTO
+from edgedsl.exporters.recipes import HALF, kv_dtype, recipes_to_try
 from edgedsl.exporters.source import Source, adapter_source, smoke_source
+from edgedsl.exporters.versions import versions
 from edgedsl.grammar import Grammar, lark_tables
 from edgedsl.grammar.trial import try_compile
-from edgedsl.machine import version
 from edgedsl.prompt import PromptTemplate
+from edgedsl.provider_probe import check_runs
 from edgedsl.tokenizer import Tokenizer
 
 CALIBRATION_ROWS = 128
-PACKAGES = (
-    "edgedsl", "torch", "transformers", "peft", "optimum-onnx", "onnx", "onnxruntime", "onnxruntime-gpu", "llguidance",
-    "lark",
-)  # fmt: skip
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -93,6 +92,9 @@ class _Export:
         self._check_context(model)
         self.exporter = self.exporter or self._choose_exporter(model)
         recipes = self._recipes(self.exporter)
+        self.hops.head = choose_head(
+            self.language.compiled, model.config.vocab_size, self.config.export.trim_head, recipes, self.say
+        )
         self.hops.measure_torch("adapter", model)
         self.say("merged: merge and measure")
         merged = model.merge_and_unload()
@@ -106,10 +108,11 @@ class _Export:
         self.hops.measure_onnx("onnx", graph.path.parent, info)
         if self.config.export.drafts:
             self._write_drafts(info)
-        tokenizer = self.language.tokenizer
-        writer = Writer(graph, info, calibration, self.hops.prefix_token_ids, self.hops.rows, tokenizer.vocab_size)
-        candidates = [self._try(writer, name) for name in recipes]
-        self._take(candidates, info)
+        vocab_size = self.language.tokenizer.vocab_size
+        writer = Writer(
+            graph, info, calibration, self.hops.prefix_token_ids, self.hops.rows, vocab_size, self.hops.head
+        )
+        self._take(*self._measured(writer, recipes), info)
 
     def _choose_exporter(self, model: Any) -> Exporter:
         wanted = self.config.export.graph
@@ -131,44 +134,51 @@ class _Export:
         return has_drafts(self.staging)
 
     def _recipes(self, exporter: Exporter) -> Sequence[str]:
-        """Names of the recipes to try."""
-        wanted = self.config.export.quantize
-        recipes = AUTO if wanted == "auto" else (wanted,)
-        if exporter.name == "fused":
-            return recipes
-        if wanted == "w8a8":
-            raise ExportError(
-                f"w8a8 needs the fused graph, and this export takes '{exporter.name}'",
-                hint="take '--quantize int8', or '--quantize auto'",
-            )
-        return [name for name in recipes if name != "w8a8"]
+        """Names of the recipes to try; a GPU that they need is there."""
+        provider = self.config.runtime.execution_provider
+        recipes = recipes_to_try(self.config.export.quantize, exporter.name, provider)
+        if provider == "cuda" and set(recipes) & set(HALF):
+            check_runs("cuda")
+        return recipes
+
+    def _measured(self, writer: Writer, names: Sequence[str]) -> tuple[list[Candidate], list[Contender]]:
+        """The candidates, and those that the first round left behind."""
+        contenders = {contender.recipe: contender for contender in FirstRound(writer, self.hops, self.work).run(names)}
+        beaten = [contender for contender in contenders.values() if contender.beaten_by]
+        finalists = [name for name in names if name not in {contender.recipe for contender in beaten}]
+        if beaten:
+            self.say(f"quantized: {', '.join(finalists)} are measured in full")
+        candidates = [self._try(writer, name) for name in finalists]
+        fidelities = [contenders[name].fidelity if name in contenders else None for name in finalists]
+        return [replace(one, fidelity=found) for one, found in zip(candidates, fidelities, strict=True)], beaten
 
     def _try(self, writer: Writer, name: str) -> Candidate:
-        """Write one quantised model and measure it, with the drafts too if there are any."""
+        """Write one quantised model, unless the first round did; measure it, with the drafts too if there are any."""
         self.say(f"quantized: {name}")
         folder = self.work / name
-        writer.write(name, folder)
-        self.hops.measure_onnx(name, folder, writer.info)
+        if not folder.exists():
+            writer.write(name, folder)
+        info = writer.info_of(name)
+        self.hops.measure_onnx(name, folder, info)
         hop, changed = name, None
         if self._has_drafts:
             drafted = f"{name} drafted"
-            self.hops.measure_onnx(drafted, folder, writer.info, drafts=self.staging)
+            self.hops.measure_onnx(drafted, folder, info, drafts=self.staging)
             changed = self.hops.changed_share(name, drafted)
             self.say(f"  drafts change {changed:.1%} of {len(self.pairs)} answers")
             hop = drafted if changed <= self.config.export.drafts_gate else name
-        num_bytes = sum(file.stat().st_size for file in folder.iterdir())
-        return Candidate(name, self.hops.quality[name], self.hops.e2el_ms[hop], num_bytes, changed)
+        return Candidate(name, self.hops.quality[name], self.hops.e2el_ms[hop], folder_bytes(folder), changed)
 
-    def _take(self, candidates: Sequence[Candidate], info: ModelInfo) -> None:
+    def _take(self, candidates: Sequence[Candidate], beaten: Sequence[Contender], info: ModelInfo) -> None:
         """Put the chosen model into the bundle, unless it lost too much."""
         hops, gate = self.hops, self.config.export.gate
         chosen = choose(candidates, gate * hops.quality["adapter"].exact_match)
         if len(candidates) > 1:
             self.say(f"quantized: {chosen.recipe} is taken, {chosen.e2el_ms:.0f} ms an answer")
-            atomic.write_text(self.staging / "eval" / "recipes.html", picture(candidates, chosen))
+            atomic.write_text(self.staging / "eval" / "recipes.html", picture(candidates, chosen, beaten))
         for file in (self.work / chosen.recipe).iterdir():
             file.rename(self.staging / file.name)
-        info = replace(info, quantization=chosen.recipe)
+        info = replace(info, quantization=chosen.recipe, kv_dtype=kv_dtype(chosen.recipe))
         hops.serve(chosen.recipe)
         if chosen.changed_share is not None and chosen.changed_share > self.config.export.drafts_gate:
             self.say(f"drafts: taken out again, the gate is {self.config.export.drafts_gate:.1%}")
@@ -177,7 +187,7 @@ class _Export:
             hops.measure_onnx("quantized", self.staging, info)
         if not self.config.export.smoke:  # a random model has no quality to lose
             check_gate(hops.quality, gate)
-        self._write_files(info, candidates if len(candidates) > 1 else [])
+        self._write_files(info, [*candidates, *beaten] if len(candidates) > 1 else [])
 
     def _language(self) -> Language:
         """What the bundle will hold, read from where it will be; the grammar after a trial in a child process."""
@@ -225,7 +235,7 @@ class _Export:
         train = read_pairs(self.config.path(self.config.data.train))
         return [self.hops.token_row(pair) for pair in spread(train, CALIBRATION_ROWS)]
 
-    def _write_files(self, info: ModelInfo, candidates: Sequence[Candidate]) -> None:
+    def _write_files(self, info: ModelInfo, tried: Sequence[Candidate | Contender]) -> None:
         rows = [{"prompt": pair.prompt, "target": pair.target} for pair in self.pairs]
         atomic.write_json(self.staging / "eval" / "dev.json", rows)
         write_manifest(
@@ -233,9 +243,9 @@ class _Export:
             parity={hop: parity.to_dict() for hop, parity in self.hops.parity.items()},
             quality={
                 **{hop: quality.to_dict() for hop, quality in self.hops.quality.items()},
-                **{candidate.recipe: candidate.to_dict() for candidate in candidates},
+                **{one.recipe: one.to_dict() for one in tried},
             },
-            versions=_versions(),
+            versions=versions(),
         )  # fmt: skip
 
     def _resolved_config(self) -> dict[str, Any]:
@@ -254,12 +264,8 @@ class _Export:
             head_dim=getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads,
             vocab_size=config.vocab_size, context_length=self.config.export.context_length, kv_layout=kv_layout,
             quantization=self.config.export.quantize,
+            num_head_tokens=len(self.hops.head.token_ids) if self.hops.head else 0,
         )  # fmt: skip
-
-
-def _versions() -> dict[str, str]:
-    found = {name: version(name) for name in PACKAGES}
-    return {name: text for name, text in found.items() if text}
 
 
 def _output(config: Config) -> Path:

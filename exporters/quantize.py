@@ -10,30 +10,38 @@ import torch
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-from edgedsl.exporters.blockwise import QuantizedWeight, Recipe, quantize_weight
+from edgedsl.exporters.blockwise import QuantizedWeight, Recipe, layer_of, quantize_weight
 from edgedsl.exporters.gptq import gptq_weight
+from edgedsl.exporters.hqq import hqq_weight
 
-MomentsOf = Mapping[str, torch.Tensor]
+TensorOf = Mapping[str, torch.Tensor]
 
 
-def quantize_model(model: onnx.ModelProto, recipe: Recipe, moments_of: MomentsOf | None = None) -> None:
+def quantize_model(
+    model: onnx.ModelProto, recipe: Recipe, moments_of: TensorOf | None = None, importance_of: TensorOf | None = None
+) -> None:
     """Quantise every weight matrix of a graph in place: projections, head and embedding.
 
     Args:
         model: fp32 graph with all weights inside.
         recipe: how.
-        moments_of: node name -> second moments of its inputs, for a calibrated recipe.
+        moments_of: node name -> second moments of its inputs [channels, channels], for ``gptq``.
+        importance_of: node name -> mean squares of its inputs [channels], for ``kquant``.
 
     Raises:
-        ExportError: a weight cannot be cut into blocks.
+        ExportError: the moments are not finite.
     """
+    moments_of, importance_of = moments_of or {}, importance_of or {}
     graph = model.graph
     weights = {weight.name: weight for weight in graph.initializer if len(weight.dims) == 2}
+    num_layers = 1 + max((layer_of(node.name) or 0 for node in graph.node), default=0)
     for index, node in enumerate(list(graph.node)):
         if node.op_type == "MatMul" and node.input[1] in weights:
-            moments = (moments_of or {}).get(node.name)
-            graph.node[index].CopyFrom(_quantized_matmul(graph, node, weights[node.input[1]], recipe, moments))
-        elif node.op_type == "Gather" and node.input[0] in weights:
+            matrix = torch.from_numpy(numpy_helper.to_array(weights[node.input[1]]).T.copy())  # [out, in]
+            bits = recipe.bits_of(node.name, num_layers)
+            rounded = _rounded(matrix, recipe, bits, moments_of.get(node.name), importance_of.get(node.name))
+            graph.node[index].CopyFrom(_quantized_matmul(graph, node, matrix, recipe, rounded))
+        elif node.op_type == "Gather" and node.input[0] in weights and recipe.has_embedding:
             graph.node[index].CopyFrom(_quantized_gather(graph, node, weights[node.input[0]], recipe))
     used = {name for node in graph.node for name in node.input}
     kept = [weight for weight in graph.initializer if weight.name in used]
@@ -43,23 +51,27 @@ def quantize_model(model: onnx.ModelProto, recipe: Recipe, moments_of: MomentsOf
         model.opset_import.append(helper.make_opsetid("com.microsoft", 1))
 
 
-def _quantized_matmul(
-    graph: onnx.GraphProto,
-    node: onnx.NodeProto,
-    weight: onnx.TensorProto,
+def _rounded(
+    matrix: torch.Tensor,
     recipe: Recipe,
+    bits: int,
     moments: torch.Tensor | None,
+    importance: torch.Tensor | None,
+) -> QuantizedWeight:
+    if recipe.method == "gptq" and moments is not None:
+        return gptq_weight(matrix, moments, recipe, bits)
+    if recipe.method == "hqq" and bits < 8:  # with 8 bits there is next to nothing to gain
+        return hqq_weight(matrix, recipe, bits)
+    return quantize_weight(matrix, recipe, bits, importance if recipe.method == "kquant" else None)
+
+
+def _quantized_matmul(
+    graph: onnx.GraphProto, node: onnx.NodeProto, matrix: torch.Tensor, recipe: Recipe, rounded: QuantizedWeight
 ) -> onnx.NodeProto:
-    matrix = torch.from_numpy(numpy_helper.to_array(weight).T.copy())  # [out, in]
-    bits = recipe.bits_of(node.name)
-    if recipe.is_calibrated and moments is not None:
-        quantized = gptq_weight(matrix, moments, recipe, bits)
-    else:
-        quantized = quantize_weight(matrix, recipe, bits)
-    inputs = [node.input[0], *_add_weights(graph, f"{node.name}.weight", quantized, quantized.packed_codes())]
+    inputs = [node.input[0], *_add_weights(graph, f"{node.name}.weight", rounded, rounded.packed_blocks())]
     return helper.make_node(
         "MatMulNBits", inputs, list(node.output), name=node.name, domain="com.microsoft",
-        K=matrix.shape[1], N=matrix.shape[0], bits=bits, block_size=recipe.block_size,
+        K=matrix.shape[1], N=matrix.shape[0], bits=rounded.bits, block_size=recipe.block_size,
         accuracy_level=recipe.accuracy_level,
     )  # fmt: skip
 
@@ -69,8 +81,8 @@ def _quantized_gather(
 ) -> onnx.NodeProto:
     bits = recipe.bits_of(node.name)
     quantized = quantize_weight(torch.from_numpy(numpy_helper.to_array(weight).copy()), recipe, bits)
-    packed = quantized.packed_codes().reshape(weight.dims[0], -1)
-    codes, scales, zero_points = _add_weights(graph, f"{node.name}.weight", quantized, packed)
+    arrays = _add_weights(graph, f"{node.name}.weight", quantized, quantized.packed_rows())
+    codes, scales, zero_points = arrays
     return helper.make_node(
         "GatherBlockQuantized", [codes, node.input[1], scales, zero_points], list(node.output), name=node.name,
         domain="com.microsoft", bits=bits, block_size=recipe.block_size, gather_axis=0, quantize_axis=1,

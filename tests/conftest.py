@@ -29,9 +29,11 @@ def tiny_onnx(tmp_path_factory: pytest.TempPathFactory) -> TinyOnnx:
     """The tiny random Llama, exported with the shared and with the growing KV cache."""
     import torch
     from tiny import tiny_llama
-    from tiny_export import TinyOnnx, export_tiny
+    from tiny_export import HAS_OPTIMUM, ONLY_WITH_4, TinyOnnx, export_tiny
     from transformers import AutoModelForCausalLM
 
+    if not HAS_OPTIMUM:
+        pytest.skip(ONLY_WITH_4)
     folder = tmp_path_factory.mktemp("onnx")
     model = AutoModelForCausalLM.from_pretrained(tiny_llama(folder / "base"), dtype=torch.float32).eval()
     with pytest.MonkeyPatch.context() as patch:

@@ -43,6 +43,9 @@ class ScriptedDecoder:
         self._sentence: str | None = None
         self._done: list[int] = []
 
+    def rows(self, token_ids: Sequence[int], num_logits: int) -> np.ndarray:
+        return self.forward(token_ids)[None]
+
     def forward(self, token_ids: Sequence[int]) -> np.ndarray:
         if self._sentence is None:
             self._sentence = self._tokenizer.decode(token_ids).strip()

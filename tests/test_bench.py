@@ -140,6 +140,7 @@ def test_real_bundle_end_to_end(tiny_bundle: Path, tmp_path: Path, monkeypatch: 
     monkeypatch.chdir(tmp_path)
     flags = ["--bundle", str(tiny_bundle), "--max-tokens", "16", "--num-threads", "1", "--json"]
     record = record_of(CliRunner().invoke(group, ["bench", *flags]))
+    assert record["runtime"].pop("nodes").keys() == {"CPUExecutionProvider"}
     assert record["runtime"] == {"execution_provider": "CPUExecutionProvider", "num_threads": 1, "is_spinning": False}
     assert record["summary"]["num_prompts"] == 4
     assert record["summary"]["load"]["load_ms"] >= record["summary"]["load"]["verify_again_ms"] * 0.1 > 0

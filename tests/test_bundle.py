@@ -337,7 +337,11 @@ def edit(path: str, value: Any) -> Callable[[dict[str, Any]], None]:
         ("files|model.onnx", 3, "files['model.onnx']"),
         ("model|num_layers", 0, "model.num_layers"),
         ("model|num_layers", True, "model.num_layers"),
+        ("model|num_head_tokens", -1, "model.num_head_tokens"),
         ("model|kv_layout", ["shared"], "model.kv_layout"),
+        ("model|kv_dtype", "int8", "model.kv_dtype"),
+        ("model|kv_dtype", None, "model.kv_dtype"),
+        ("model|quantization", ..., "model.quantization"),
         ("model|base_sha256", "12", "model.base_sha256"),
         ("model|extra", 1, "model.extra"),
         ("parity", {"merged": 1}, "parity"),
@@ -351,6 +355,14 @@ def test_strict_manifest(bundle: Path, path: str, value: Any, key: str) -> None:
     with pytest.raises(BundleError) as caught:
         parse_manifest(sealed(found))
     assert key in caught.value.message
+
+
+def test_a_manifest_from_before_the_type_of_the_cache_is_read(bundle: Path) -> None:
+    found = document(bundle)
+    assert found["model"].pop("kv_dtype") == "float32"
+    assert parse_manifest(sealed(found)).model.kv_dtype == "float32"
+    found["model"]["kv_dtype"] = "bfloat16"
+    assert parse_manifest(sealed(found)).model.kv_dtype == "bfloat16"
 
 
 @pytest.mark.parametrize(

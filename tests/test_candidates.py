@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import onnx
 import pytest
 import torch
-from tiny_export import TinyOnnx
+from tiny_export import TinyOnnx, needs_optimum
 
 import edgedsl
 from edgedsl.bundle.manifest import open_bundle
@@ -19,18 +19,22 @@ from edgedsl.charts import scatter_chart
 from edgedsl.cli import main
 from edgedsl.config import Config, override
 from edgedsl.errors import ExportError, GateError
-from edgedsl.exporters import hops, pipeline
+from edgedsl.exporters import first_round, hops, pipeline
 from edgedsl.exporters.calibration import input_channels, input_moments
 from edgedsl.exporters.candidates import Calibration, Candidate, choose
+from edgedsl.exporters.fidelity import Fidelity
+from edgedsl.exporters.first_round import Contender
 from edgedsl.exporters.pareto import picture
 from edgedsl.exporters.pipeline import export
 from edgedsl.exporters.quality import Quality
+from edgedsl.exporters.recipes import AUTO
 
 
 def candidate(recipe: str, exact_match: float, e2el_ms: float, changed_share: float | None = None) -> Candidate:
     return Candidate(recipe, Quality(10, exact_match, 1.0), e2el_ms, 2**20, changed_share)
 
 
+ROUNDINGS = ("int4", "int4-kquant", "int4-hqq", "int4-rtn")  # the same layout
 CANDIDATES = [candidate("a", 0.70, 90.0), candidate("b", 0.80, 100.0), candidate("c", 0.79, 120.0)]
 
 
@@ -48,6 +52,16 @@ def test_the_picture_has_every_recipe_and_marks_the_chosen() -> None:
     assert "http" not in page.replace("http://www.w3.org", "")
 
 
+def test_the_picture_says_who_was_not_measured_further() -> None:
+    beaten = Contender("int4-x", Fidelity(512, 0.9, 0.0625), 3 * 2**20, beaten_by="b")
+    page = picture(CANDIDATES, CANDIDATES[1], [beaten])
+    assert (
+        "<th>int4-x</th><td>not measured further: likeliest token as in fp32 at 90.00% of 512 positions, "
+        "mean KL divergence 0.0625; 3 MiB; b takes the same time and is closer</td>"
+    ) in page
+    assert "int4-x: " not in page, "it has no point in the drawing"
+
+
 def test_names_are_escaped() -> None:
     chart = scatter_chart([("<b>", 1.0, 0.5)], x_name="x", y_name="<y>", marked="")
     assert "<b>" not in chart
@@ -60,19 +74,38 @@ def test_auto_keeps_the_losers_in_the_manifest(project: Config) -> None:
     output = export(override(project, "export", {"quantize": "auto"}), offline=True, say=said.append)
     manifest = open_bundle(output).manifest
     chosen = manifest.model.quantization
-    assert chosen in {"w8a8", "int8", "int4"}
-    assert {"w8a8", "int8", "int4"} <= manifest.quality.keys()
-    for recipe in ("w8a8", "int8", "int4"):
+    winner = manifest.quality["int4-rtn"].get("beaten_by") or "int4-rtn"
+    measured = ["w8a8", "int8", winner, "int4-mixed", "int4-128"]
+    assert set(AUTO) <= manifest.quality.keys()
+    for recipe in measured:
         assert manifest.quality[recipe]["e2el_ms_p50"] > 0
         assert manifest.quality[recipe]["num_bytes"] > 0
-    fastest = min(manifest.quality[recipe]["e2el_ms_p50"] for recipe in ("w8a8", "int8", "int4"))
     # The gate of the tiny project lets all of them through.
+    fastest = min(manifest.quality[recipe]["e2el_ms_p50"] for recipe in measured)
+    assert chosen in measured
     assert manifest.quality[chosen]["e2el_ms_p50"] == fastest
+    check_the_first_round(manifest.quality, winner)
+    assert f"quantized: {', '.join(name for name in AUTO if name in measured)} are measured in full" in said
     assert manifest.quality["quantized"]["exact_match"] == manifest.quality[chosen]["exact_match"]
-    assert f"Served: {chosen}" in (output / "eval" / "recipes.html").read_text(encoding="utf-8")
+    page = (output / "eval" / "recipes.html").read_text(encoding="utf-8")
+    assert f"Served: {chosen}" in page
+    assert page.count("not measured further") == len(ROUNDINGS) - 1
     assert any(f"{chosen} is taken" in line for line in said)
     model_files = {path.name for path in output.iterdir() if path.name.startswith("model.")}
     assert model_files == {"model.onnx", "model.onnx.data"}
+
+
+def check_the_first_round(quality: Mapping[str, Mapping[str, Any]], winner: str) -> None:
+    """Four roundings of one layout: the closest to fp32 was measured, the others have their fidelity only."""
+    found = [Contender(name, Fidelity(**quality[name]["fidelity"]), 0) for name in ROUNDINGS]
+    assert {one.recipe: one.beaten_by for one in first_round.judged(found)} == {
+        name: quality[name].get("beaten_by", "") for name in ROUNDINGS
+    }
+    assert len({one.fidelity for one in found}) == len(ROUNDINGS), "the comparison can fail"
+    losers = [name for name in ROUNDINGS if name != winner]
+    assert all(quality[name].keys() == {"num_bytes", "fidelity", "beaten_by"} for name in losers)
+    assert {quality[name]["beaten_by"] for name in losers} == {winner}
+    assert all("fidelity" not in quality[name] for name in set(AUTO) - set(ROUNDINGS))
 
 
 def test_one_recipe_has_no_picture(tiny_bundle: Path) -> None:
@@ -80,6 +113,7 @@ def test_one_recipe_has_no_picture(tiny_bundle: Path) -> None:
     assert json.loads((tiny_bundle / "manifest.json").read_text())["model"]["quantization"] == "w8a8"
 
 
+@needs_optimum
 def test_w8a8_needs_the_fused_graph(project: Config) -> None:
     config = override(project, "export", {"quantize": "w8a8", "graph": "optimum"})
     with pytest.raises(ExportError, match="w8a8 needs the fused graph") as error:
@@ -87,6 +121,7 @@ def test_w8a8_needs_the_fused_graph(project: Config) -> None:
     assert "--quantize int8" in error.value.hint
 
 
+@needs_optimum
 def test_auto_leaves_w8a8_out_where_the_graph_is_traced(project: Config) -> None:
     config = override(project, "export", {"quantize": "auto", "graph": "optimum"})
     manifest = open_bundle(export(config, offline=True)).manifest
@@ -94,6 +129,7 @@ def test_auto_leaves_w8a8_out_where_the_graph_is_traced(project: Config) -> None
     assert {"int8", "int4"} <= manifest.quality.keys()
 
 
+@needs_optimum
 def test_w8a8_on_the_traced_graph_is_one_error_and_changes_nothing(
     project: Config, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -126,6 +162,9 @@ def test_nothing_is_calibrated_that_no_recipe_needs(tiny_onnx: TinyOnnx) -> None
     assert not calibrated.inputs
     moments = input_moments(tiny_onnx.model, rows)
     assert all(torch.equal(calibrated.moments[name], moment) for name, moment in moments.items())
+    kquant = calibrate("int4-kquant", "int4-hqq", "int4-rtn")
+    assert not kquant.moments
+    assert all(torch.equal(kquant.importance[name], inputs.mean_square) for name, inputs in expected.items())
     plain = Calibration.of(tiny_onnx.model, ["int8", "none"], lambda: pytest.fail("rows were made"), 2)
     assert (plain.moments, plain.inputs) == ({}, {})
 
@@ -141,34 +180,46 @@ def test_a_candidate_is_plain_data() -> None:
 
 
 @pytest.mark.parametrize(
-    ("recipe", "operator"), [("w8a8", "MatMulIntegerToFloat"), ("int8", "MatMulNBits"), ("int4", "MatMulNBits")]
+    ("recipe", "operator"),
+    [
+        ("w8a8", "MatMulIntegerToFloat"),
+        ("int8", "MatMulNBits"),
+        ("int4", "MatMulNBits"),
+        ("int4-128", "MatMulNBits"),
+    ],
 )
 def test_the_chosen_recipe_is_the_one_in_the_bundle(
     project: Config, monkeypatch: pytest.MonkeyPatch, recipe: str, operator: str
 ) -> None:
     def pick(candidates: Sequence[Candidate], least: float) -> Candidate:
-        assert [candidate.recipe for candidate in candidates] == ["w8a8", "int8", "int4"]
-        return next(candidate for candidate in candidates if candidate.recipe == recipe)
+        names = [candidate.recipe for candidate in candidates]
+        assert names[:2] == ["w8a8", "int8"]
+        assert names[2] in ROUNDINGS
+        assert names[3:] == ["int4-mixed", "int4-128"]
+        return candidates[names.index(recipe)]
 
     monkeypatch.setattr(pipeline, "choose", pick)
+    monkeypatch.setattr(first_round, "fidelity", lambda *logits: Fidelity(1, 0.5, 0.5))  # the first of equals goes on
     output = export(override(project, "export", {"quantize": "auto"}), offline=True)
     nodes = onnx.load(output / "model.onnx", load_external_data=False).graph.node
     products = [node for node in nodes if node.op_type.startswith("MatMul")]
     assert {node.op_type for node in products} == {operator}
     bits = {item.i for node in products for item in node.attribute if item.name == "bits"}
-    assert bits == {"w8a8": set(), "int8": {8}, "int4": {4, 8}}[recipe]
+    assert bits == {"w8a8": set(), "int8": {8}, "int4": {4, 8}, "int4-128": {4, 8}}[recipe]
+    blocks = {item.i for node in products for item in node.attribute if item.name == "block_size"}
+    assert blocks == {"w8a8": set(), "int8": {32}, "int4": {32}, "int4-128": {128}}[recipe]
     manifest = open_bundle(output).manifest
     assert manifest.model.quantization == recipe
     assert list(manifest.parity) == ["merged", "onnx", "quantized"]
-    hops_and_recipes = ["adapter", "merged", "onnx", "quantized", "drafted", "w8a8", "int8", "int4"]
-    assert list(manifest.quality) == hops_and_recipes
+    hops_and_measured = ["adapter", "merged", "onnx", "quantized", "drafted", "w8a8", "int8", "int4", "int4-mixed"]
+    assert list(manifest.quality) == [*hops_and_measured, "int4-128", "int4-kquant", "int4-hqq", "int4-rtn"]
     measured = {name: manifest.quality[recipe][name] for name in ("num_rows", "exact_match", "parse_rate")}
     assert manifest.quality["quantized"] == measured
     assert edgedsl.load(output, num_threads=1)("off hall", max_tokens=24).completion_tokens > 0
 
 
 def measured_as(monkeypatch: pytest.MonkeyPatch, **exact_matches: float) -> None:
-    """Let each hop have this exact match, whatever it decodes, and the recipes be fast in this order."""
+    """Let each hop have this exact match, whatever it decodes, and the recipes be fast in this order, the rest slow."""
     real, real_onnx = hops.Hops._measure_programs, hops.Hops.measure_onnx
 
     def measure(self: Any, hop: str, generate: Any) -> None:
@@ -177,10 +228,12 @@ def measured_as(monkeypatch: pytest.MonkeyPatch, **exact_matches: float) -> None
 
     def measure_onnx(self: Any, hop: str, *args: Any, **kwargs: Any) -> None:
         real_onnx(self, hop, *args, **kwargs)
-        self.e2el_ms[hop] = float([*exact_matches, "onnx"].index(hop.removesuffix(" drafted")))
+        recipe = hop.removesuffix(" drafted")
+        self.e2el_ms[hop] = float(list(exact_matches).index(recipe)) if recipe in exact_matches else 99.0
 
     monkeypatch.setattr(hops.Hops, "_measure_programs", measure)
     monkeypatch.setattr(hops.Hops, "measure_onnx", measure_onnx)
+    monkeypatch.setattr(first_round, "fidelity", lambda *logits: Fidelity(1, 0.5, 0.5))  # "int4" goes on
 
 
 def test_a_recipe_outside_the_gate_is_not_served_however_fast(project: Config, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -197,7 +250,7 @@ def test_where_every_recipe_is_outside_the_gate_no_bundle_is_written(
     project: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = (project.path("bundle") / "manifest.json").read_bytes()
-    measured_as(monkeypatch, w8a8=0.2, int8=0.4, int4=0.3)
+    measured_as(monkeypatch, **{"w8a8": 0.2, "int8": 0.4, "int4": 0.3, "int4-mixed": 0.3, "int4-128": 0.1})
     with pytest.raises(GateError, match=r"from 90\.0% .* to 40\.0% \(as served\)"):
         export(override(project, "export", {"quantize": "auto", "gate": 0.95}), offline=True)
     assert (project.path("bundle") / "manifest.json").read_bytes() == before

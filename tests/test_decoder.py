@@ -17,7 +17,7 @@ from edgedsl.bundle.schema import ModelInfo
 from edgedsl.cli import group
 from edgedsl.errors import BundleError, GenerationError, PromptTooLong, ProviderError
 from edgedsl.runtime.decoder import Decoder
-from edgedsl.runtime.providers import make_session
+from edgedsl.runtime.providers import ThreadSettings, make_session
 
 IDS = [int(i) for i in np.random.default_rng(0).integers(0, 256, 40)]
 LAYOUTS = pytest.mark.parametrize("layout", ["shared", "growing"])
@@ -112,20 +112,20 @@ def test_a_file_that_is_no_model_is_a_bundle_error(tmp_path: Path, content: byte
     path = tmp_path / "model.onnx"
     path.write_bytes(content)
     with pytest.raises(BundleError, match=r"cannot load 'model\.onnx'") as caught:
-        make_session(path, execution_provider="cpu")
+        make_session(path, execution_provider="cpu", threads=ThreadSettings())
     assert str(tmp_path) not in caught.value.message.split(":")[0]
     assert caught.value.hint
 
 
 def test_unknown_execution_provider() -> None:
     with pytest.raises(ProviderError, match="'tpu', expected one of cpu, cuda"):
-        make_session(Path("model.onnx"), execution_provider="tpu")
+        make_session(Path("model.onnx"), execution_provider="tpu", threads=ThreadSettings())
 
 
 def test_cuda_without_a_cuda_build_is_an_error_with_a_hint(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
     with pytest.raises(ProviderError, match="CPUExecutionProvider") as caught:
-        make_session(Path("model.onnx"), execution_provider="cuda")
+        make_session(Path("model.onnx"), execution_provider="cuda", threads=ThreadSettings())
     assert "edgedsl[gpu]" in caught.value.hint
     assert caught.value.exit_code == 10
 
@@ -137,7 +137,7 @@ def test_a_session_that_fell_back_to_the_cpu_is_refused(tiny_onnx: TinyOnnx, mon
     monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: None, raising=False)
     monkeypatch.setattr(onnxruntime, "InferenceSession", lambda *args, **kwargs: session)
     with pytest.raises(ProviderError, match="ONNX Runtime took CPUExecutionProvider"):
-        make_session(Path("model.onnx"), execution_provider="cuda")
+        make_session(Path("model.onnx"), execution_provider="cuda", threads=ThreadSettings())
 
 
 @pytest.mark.skipif(

@@ -125,6 +125,17 @@ def test_the_lock_pins_every_package_and_names_no_index() -> None:
     assert "onnxruntime-gpu" not in names
 
 
+def test_the_second_lock_is_of_transformers_5_and_differs_in_every_line() -> None:
+    first, second = (
+        [line for line in (ROOT / name).read_text(encoding="utf-8").splitlines() if not line.startswith("#")]
+        for name in ("requirements.lock", "requirements-transformers5.lock")
+    )
+    assert [line for line in second if not re.match(r"^[a-z0-9._-]+==[\w.+!]+( ; .+)?$", line)] == []
+    assert set(first) & set(second) == set()
+    assert [line for line in second if line.startswith("transformers==5.")]
+    assert not [line for line in second if line.startswith("torch==")], "it is lent by the first environment"
+
+
 def test_the_lock_satisfies_what_pyproject_asks_for() -> None:
     import tomllib
 

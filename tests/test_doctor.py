@@ -275,6 +275,26 @@ def test_command_exits_with_10_when_nothing_runs(
     assert "error: programs cannot be generated here" in shown.err
 
 
+def test_command_shows_where_a_bundles_nodes_are(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tiny_bundle: Path
+) -> None:
+    assert run(monkeypatch, "--bundle", str(tiny_bundle), "--json") == 0
+    found = json.loads(capsys.readouterr().out)["bundle"]
+    assert found["name"] == "tiny"
+    assert found["execution_provider"] == "cpu"
+    assert found["nodes"].keys() == {"CPUExecutionProvider"}
+    assert run(monkeypatch, "--bundle", str(tiny_bundle)) == 0
+    shown = capsys.readouterr().out
+    assert f"  CPUExecutionProvider  {found['nodes']['CPUExecutionProvider']}" in shown.partition("nodes of the")[2]
+
+
+def test_command_refuses_a_bundle_that_the_provider_cannot_run(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tiny_bundle: Path
+) -> None:
+    assert run(monkeypatch, "--bundle", str(tiny_bundle), "--execution-provider", "cuda") == 10
+    assert "the bundle is for the CPU ('w8a8')" in capsys.readouterr().err
+
+
 def test_doctor_imports_nothing_heavy() -> None:
     code = (
         "import sys; from pathlib import Path; from edgedsl.doctor import diagnose; import edgedsl.cli.doctor as c;"

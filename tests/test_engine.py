@@ -53,6 +53,9 @@ class ScriptedDecoder:
     def reset(self) -> None:
         self.calls = []
 
+    def rows(self, token_ids: Sequence[int], num_logits: int) -> np.ndarray:
+        return self.forward(token_ids)[None]
+
     def forward(self, token_ids: Sequence[int]) -> np.ndarray:
         self.calls.append(list(token_ids))
         assert sum(len(call) for call in self.calls) <= self.info.context_length

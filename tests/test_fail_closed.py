@@ -63,6 +63,9 @@ class Decoder:
     def reset(self) -> None:
         self.step = -1
 
+    def rows(self, token_ids: Sequence[int], num_logits: int) -> Logits:
+        return self.forward(token_ids)[None]
+
     def forward(self, token_ids: Sequence[int]) -> Logits:
         self.step += 1
         script = [*TOKENIZER.encode_plain(self.program), END]

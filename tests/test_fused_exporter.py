@@ -11,7 +11,7 @@ import onnx
 import onnxruntime as ort
 import pytest
 import torch
-from tiny_export import CASES, CONTEXT, LONG, SHAPE, make_model, model_info
+from tiny_export import CASES, CONTEXT, HAS_OPTIMUM, LONG, SHAPE, make_model, model_info
 from transformers import Gemma3TextConfig, GPT2Config, LlamaConfig, Phi3Config
 
 from edgedsl.errors import ExportError
@@ -123,24 +123,6 @@ def test_only_the_last_positions_have_logits(num_logits: int, tmp_path: Path) ->
     np.testing.assert_allclose(found, reference(model)[-num_logits:], atol=1e-4)
 
 
-@pytest.mark.parametrize("name", ["llama", "llama, tied, rotary scaling of 3.x"])
-def test_only_some_tokens_have_logits(name: str, tmp_path: Path) -> None:
-    model = make_model(CASES[name])
-    token_ids = [7, 2, 119, 30]
-    graph = FusedExporter().export(
-        model, tmp_path, context_length=CONTEXT, has_num_logits=False, head_token_ids=token_ids
-    )
-    np.testing.assert_allclose(run(graph.path, model), reference(model)[:, token_ids], atol=1e-4)
-
-
-@pytest.mark.parametrize("token_id", [-1, VOCABULARY])
-def test_a_token_outside_the_vocabulary_has_no_logit(token_id: int, tmp_path: Path) -> None:
-    with pytest.raises(ExportError, match=f"token {token_id} is not in the model's vocabulary of {VOCABULARY}"):
-        FusedExporter().export(
-            make_model(CASES["llama"]), tmp_path, context_length=CONTEXT, head_token_ids=[5, token_id]
-        )
-
-
 # The file
 
 
@@ -172,7 +154,7 @@ def test_quantising_finds_every_weight_and_its_moments(tmp_path: Path) -> None:
     assert "/model/layers.1/self_attn/qkv_proj/MatMul" in matmuls
     assert "/lm_head/MatMul" in matmuls
     assert matmuls <= set(moments)
-    recipe = Recipe(bits=8, is_calibrated=True, accuracy_level=0)
+    recipe = Recipe(bits=8, method="gptq", accuracy_level=0)
     quantize_model(graph, recipe, moments)
     operators = {node.op_type for node in graph.graph.node}
     assert {"MatMulNBits", "GatherBlockQuantized"} <= operators
@@ -189,6 +171,7 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "narrow heads": (LlamaConfig(**SHAPE, head_dim=8), "heads are 8 wide"),
     "activation": (LlamaConfig(**SHAPE, hidden_act="gelu"), "activation 'gelu'"),
     "looks ahead": (Gemma3TextConfig(**SHAPE, head_dim=16, use_bidirectional_attention=True), "looks ahead"),
+    "looks ahead, said in general": (LlamaConfig(**SHAPE, is_causal=False), "looks ahead"),
     "longrope": (
         Phi3Config(**SHAPE, original_max_position_embeddings=CONTEXT - 1, rope_scaling=LONG),
         f"'longrope' changes at {CONTEXT - 1} positions",
@@ -216,6 +199,12 @@ def test_what_is_not_covered_is_an_export_error(name: str, tmp_path: Path) -> No
         FusedExporter().export(model, tmp_path, context_length=CONTEXT, has_num_logits=False)
     assert error.value.hint == "export with '--graph optimum'"
     assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(HAS_OPTIMUM, reason="transformers 4 has one configuration for all layers")
+def test_layers_of_different_shape_are_not_covered() -> None:
+    config = LlamaConfig(**SHAPE, per_layer_config={1: {"intermediate_size": 64, "num_key_value_heads": 1}})
+    assert uncovered(config, CONTEXT) == "its layers differ in intermediate_size, num_key_value_heads"
 
 
 def test_a_parameter_that_the_graph_would_leave_out_is_refused(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from edgedsl.errors import ExportError
 from edgedsl.exporters.blockwise import Recipe, quantize_weight
 from edgedsl.exporters.gptq import gptq_weight
 
-RECIPE = Recipe(4, search_steps=5, is_calibrated=True)
+RECIPE = Recipe(4, search_steps=5, method="gptq")
 
 
 def layer(channels: int = 128) -> tuple[torch.Tensor, torch.Tensor]:
@@ -37,6 +37,16 @@ def test_unrelated_channels_give_plain_rounding() -> None:
     rounded = quantize_weight(weight, RECIPE, 4)
     assert torch.equal(calibrated.codes, rounded.codes)
     assert torch.equal(calibrated.scales, rounded.scales)
+
+
+def test_a_last_block_may_be_shorter() -> None:
+    weight, inputs = layer(channels=144)
+    moments = inputs.T @ inputs / len(inputs)
+    quantized = gptq_weight(weight, moments, RECIPE, 4)
+    assert quantized.codes.shape == weight.shape
+    assert quantized.scales.shape == quantized.zero_points.shape == (48, 5)
+    rounded = quantize_weight(weight, RECIPE, 4).dequantized()
+    assert output_error(weight, inputs, quantized.dequantized()) < 0.7 * output_error(weight, inputs, rounded)
 
 
 def test_channels_that_are_never_used_do_not_break_it() -> None:

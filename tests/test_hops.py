@@ -30,6 +30,20 @@ def test_command_writes_a_result_that_the_table_reads(
     assert "| w8a8 | quantized |" in render(tmp_path)
 
 
+def test_what_auto_did_not_take_stands_under_its_own_name(tiny_bundle: Path) -> None:
+    manifest = open_bundle(tiny_bundle).manifest
+    measured = {"num_rows": 4, "exact_match": 0.5, "parse_rate": 1.0}
+    tried = {"w8a8": measured, "int8": {**measured, "exact_match": 0.25, "e2el_ms_p50": 9.0}}
+    beaten = {"int4-rtn": {"num_bytes": 1, "fidelity": {}, "beaten_by": "int4"}}
+    auto = type(manifest)(**{**vars(manifest), "quality": {**manifest.quality, **tried, **beaten}})
+    rows = hops.record([auto])["rows"]
+    assert [(row["recipe"], row["hop"]) for row in rows] == [
+        *(("w8a8", hop) for hop in ("adapter", "merged", "onnx", "quantized", "drafted")), ("int8", "quantized"),
+    ]  # fmt: skip
+    assert rows[-1]["exact_match"] == 0.25
+    assert rows[-1]["argmax_agreement"] is None
+
+
 def test_bundles_of_two_languages_and_no_bundle_are_refused(
     tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

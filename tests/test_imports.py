@@ -47,6 +47,7 @@ TRAINING_LIBRARIES = {
     "accelerate",
     "optimum",
     "onnx",
+    "onnx_ir",
     "bitsandbytes",
     "gguf",
 }

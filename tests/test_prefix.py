@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from tiny import BOS_TOKEN, EOS_TOKEN, PAIRS, tiny_template, tiny_tokenizer
-from tiny_export import CASES, CONTEXT, SHAPE, TinyOnnx, make_model, model_info, sign
+from tiny_export import CASES, CONTEXT, SHAPE, TinyOnnx, make_model, model_info, needs_optimum, sign
 
 import edgedsl
 from edgedsl.bundle.manifest import open_bundle
@@ -374,6 +374,7 @@ def test_a_template_without_leading_tokens_has_no_prefix(project: Config) -> Non
     assert all(answers(output))
 
 
+@needs_optimum
 def test_a_cache_that_grows_has_no_prefix(project: Config, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("edgedsl.exporters.optimum.is_fusable", lambda config: False)
     settings = {"graph": "optimum", "quantize": "int8", "eval_rows": 2}

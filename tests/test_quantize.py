@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from dataclasses import replace
 
 import numpy as np
 import onnx
@@ -11,11 +12,11 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
-from edgedsl.errors import ExportError
+from edgedsl.cli.export import command
 from edgedsl.exporters.blockwise import QuantizedWeight, Recipe, quantize_weight
 from edgedsl.exporters.nf4 import BLOCK_SIZE, LEVELS, round_trip
 from edgedsl.exporters.quantize import quantize_model
-from edgedsl.exporters.recipes import RECIPES
+from edgedsl.exporters.recipes import AUTO, HALF, RECIPES, families
 
 BITS = pytest.mark.parametrize("bits", [4, 8])
 ROWS, CHANNELS = 20, 96  # three blocks of 32: an odd number of 4-bit zero points
@@ -60,8 +61,8 @@ def run(nodes: list[onnx.NodeProto], arrays: dict[str, np.ndarray], feed: np.nda
 @BITS
 def test_packed_codes_unpack_to_what_was_packed(bits: int) -> None:
     quantized = quantize_weight(weights(), Recipe(bits), bits)
-    assert quantized.packed_codes().shape == (ROWS, 3, 32 * bits // 8)
-    assert unpack(quantized.packed_codes(), bits, ROWS * CHANNELS) == quantized.codes.reshape(-1).tolist()
+    assert quantized.packed_blocks().shape == (ROWS, 3, 32 * bits // 8)
+    assert unpack(quantized.packed_blocks(), bits, ROWS * CHANNELS) == quantized.codes.reshape(-1).tolist()
     assert quantized.packed_zero_points().shape == (ROWS, -(-3 * bits // 8))
     for row in range(ROWS):
         assert unpack(quantized.packed_zero_points()[row], bits, 3) == quantized.zero_points[row].tolist()
@@ -182,10 +183,44 @@ def test_many_rows_are_the_same_as_few() -> None:
     assert torch.equal(whole.scales[4090:], last.scales)
 
 
-def test_channels_that_no_block_divides_are_an_error() -> None:
-    with pytest.raises(ExportError, match="40 input channels cannot be cut into blocks of 32") as caught:
-        quantize_weight(weights(4, 40), Recipe(4), 4)
-    assert "--quantize none" in caught.value.hint
+@BITS
+@pytest.mark.parametrize(("channels", "block_size"), [(40, 32), (32, 128), (192, 128), (144, 64)])
+def test_a_last_block_may_be_shorter(channels: int, block_size: int, bits: int) -> None:
+    recipe = Recipe(bits, block_size=block_size, search_steps=3, accuracy_level=0)
+    matrix = weights(24, channels, seed=1)
+    importance = torch.rand(channels, generator=torch.Generator().manual_seed(3))
+    quantized = quantize_weight(matrix, recipe, bits, importance)
+    whole = channels // block_size * block_size
+    for part in (slice(0, whole), slice(whole, channels)):
+        alone = quantize_weight(matrix[:, part], recipe, bits, importance[part])
+        assert torch.equal(quantized.codes[:, part], alone.codes)
+    x = np.random.default_rng(0).normal(size=(3, channels)).astype(np.float32)
+    node = helper.make_node("MatMul", ["x", "w"], ["y"], name="/proj/MatMul")
+    output = run([node], {"w": matrix.numpy().T.copy()}, x, recipe)
+    expected = x @ quantize_weight(matrix, recipe, bits).dequantized().numpy().T
+    np.testing.assert_allclose(output, expected, atol=1e-3)
+    rounding = run([node], {"w": matrix.numpy().T.copy()}, x, replace(recipe, accuracy_level=4))
+    np.testing.assert_allclose(rounding, expected, atol=0.05 * np.abs(expected).max())
+
+
+@BITS
+def test_the_filling_of_a_last_block_is_weights_of_zero(bits: int) -> None:
+    quantized = quantize_weight(weights(4, 40), Recipe(bits), bits)
+    for row, packed in enumerate(quantized.packed_blocks()):
+        codes = unpack(packed, bits, 64)
+        assert codes[:40] == quantized.codes[row].tolist()
+        assert codes[40:] == [quantized.zero_points[row, 1].item()] * 24
+
+
+@BITS
+@pytest.mark.parametrize(("channels", "block_size"), [(40, 32), (32, 128), (144, 64)])
+def test_an_embedding_with_a_shorter_last_block(channels: int, block_size: int, bits: int) -> None:
+    recipe = Recipe(bits, block_size=block_size)
+    table = weights(50, channels, seed=2)
+    ids = np.array([[0, 7, 49, 7]], np.int64)
+    node = helper.make_node("Gather", ["w", "x"], ["y"], name="/embed_tokens/Gather")
+    output = run([node], {"w": table.numpy()}, ids, recipe)
+    np.testing.assert_allclose(output, quantize_weight(table, recipe, bits).dequantized().numpy()[ids], atol=1e-6)
 
 
 def test_products_of_activations_and_other_ranks_are_left_alone() -> None:
@@ -202,12 +237,83 @@ def test_products_of_activations_and_other_ranks_are_left_alone() -> None:
     assert [node.op_type for node in model.graph.node] == ["MatMul", "MatMul"]
 
 
-def test_recipes() -> None:
-    assert set(RECIPES) == {"none", "w8a8", "int8", "int4"}
-    int4 = RECIPES["int4"]
-    assert int4 is not None
-    assert int4.bits_of("/lm_head/MatMul") == 8
-    assert int4.bits_of("/model/layers.0/self_attn/q_proj/MatMul") == 4
+# The recipes
+
+
+def test_every_recipe_is_in_the_help() -> None:
+    listed = {word.rstrip(",") for line in (command.help or "").splitlines() for word in line.split()[:2]}
+    assert set(RECIPES) <= listed
+
+
+@pytest.mark.parametrize("name", [name for name in RECIPES if name.startswith("int4")])
+def test_head_and_embedding_have_eight_bits(name: str) -> None:
+    recipe = RECIPES[name]
+    assert recipe
+    assert recipe.bits_of("/lm_head/MatMul", 4) == 8
+    assert not recipe.has_embedding or recipe.bits_of("/model/embed_tokens/Gather", 4) == 8
+    ends = 8 if name == "int4-mixed" else 4
+    layers = [recipe.bits_of(f"/model/layers.{layer}/self_attn/q_proj/MatMul", 12) for layer in range(12)]
+    assert layers == [ends, *[4] * 10, ends]
+
+
+def test_families_are_what_takes_the_same_time() -> None:
+    int4 = ["int4", "int4-kquant", "int4-hqq", "int4-rtn"]
+    assert families(AUTO) == [["w8a8"], ["int8"], int4, ["int4-mixed"], ["int4-128"]]
+    assert families(tuple(HALF)) == [["fp16"], ["bf16"], ["int4-fp16"]]
+    assert families(["int4-rtn", "int8", "int4"]) == [["int4-rtn", "int4"], ["int8"]]
+
+
+def two_layers() -> onnx.ModelProto:
+    """Products of three layers and a head, each of 64 channels."""
+    names = [f"/model/layers.{layer}/mlp/up_proj/MatMul" for layer in range(3)] + ["/lm_head/MatMul"]
+    values = ["x", *(f"v{n}" for n in range(len(names) - 1)), "y"]
+    nodes = [
+        helper.make_node("MatMul", [values[n], f"w{n}"], [values[n + 1]], name=name) for n, name in enumerate(names)
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [2, 64])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+        [numpy_helper.from_array(weights(64, 64, seed=n).T.numpy().copy(), f"w{n}") for n in range(len(names))],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+
+
+def codes_of(model: onnx.ModelProto) -> list[bytes]:
+    return [tensor.raw_data for tensor in model.graph.initializer if tensor.name.endswith(".codes")]
+
+
+def bits_in(model: onnx.ModelProto) -> list[int]:
+    return [next(item.i for item in node.attribute if item.name == "bits") for node in model.graph.node]
+
+
+@pytest.mark.parametrize(("name", "bits"), [("int4", [4, 4, 4, 8]), ("int4-mixed", [8, 4, 8, 8]), ("int8", [8] * 4)])
+def test_bits_of_each_layer(name: str, bits: list[int]) -> None:
+    model, recipe = two_layers(), RECIPES[name]
+    assert recipe
+    quantize_model(model, recipe)
+    assert bits_in(model) == bits
+
+
+def test_each_method_rounds_in_its_own_way() -> None:
+    names = [node.name for node in two_layers().graph.node]
+    generator = torch.Generator().manual_seed(5)
+    inputs = torch.randn(400, 64, generator=generator) @ torch.randn(64, 64, generator=generator)
+    moments = dict.fromkeys(names, inputs.T @ inputs / 400)
+    importance = dict.fromkeys(names, inputs.square().mean(0) ** 4)
+    found = {}
+    for name in ("int4", "int4-kquant", "int4-hqq", "int4-rtn"):
+        model, recipe = two_layers(), RECIPES[name]
+        assert recipe
+        quantize_model(model, recipe, moments, importance)
+        found[name] = codes_of(model)
+    assert len({codes[0] for codes in found.values()}) == 4
+    assert found["int4-hqq"][3] == found["int4-rtn"][3], "8 bits are rounded plainly"
+    kquant = RECIPES["int4-kquant"]
+    assert kquant
+    expected = quantize_weight(weights(64, 64), kquant, 4, importance[names[0]])
+    assert found["int4-kquant"][0] == expected.packed_blocks().tobytes()
 
 
 # NF4

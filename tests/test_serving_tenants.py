@@ -84,8 +84,8 @@ class RandomDecoder:
     def reset(self) -> None:
         pass
 
-    def forward(self, token_ids: Any) -> Any:
-        return self._rng.normal(size=self._vocab_size).astype(np.float32)
+    def rows(self, token_ids: Any, num_logits: int) -> Any:
+        return self._rng.normal(size=(1, self._vocab_size)).astype(np.float32)
 
 
 class SmallEngine(Engine):

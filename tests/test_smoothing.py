@@ -18,7 +18,7 @@ from transformers import LlamaConfig
 from edgedsl.exporters import smoothing
 from edgedsl.exporters.calibration import Inputs, input_channels
 from edgedsl.exporters.fused import FusedExporter
-from edgedsl.exporters.optimum import save_graph
+from edgedsl.exporters.passes.graph import save_graph
 from edgedsl.exporters.smoothing import ALPHAS, Array, Loss, smooth
 from edgedsl.exporters.w8a8 import noise
 from edgedsl.runtime.decoder import Decoder

@@ -15,7 +15,7 @@ from tiny_export import CASES, CONTEXT, SHAPE, make_model, model_info
 
 from edgedsl.exporters.calibration import Inputs, input_channels
 from edgedsl.exporters.fused import FusedExporter
-from edgedsl.exporters.optimum import save_graph
+from edgedsl.exporters.passes.graph import save_graph
 from edgedsl.exporters.quantize import quantize_model
 from edgedsl.exporters.recipes import RECIPES
 from edgedsl.exporters.smoothing import smooth

@@ -130,5 +130,5 @@ def tiny_llama(folder: Path, seed: int = 0) -> Path:
         pad_token_id=backend.token_to_id(EOS_TOKEN),
     )
     torch.manual_seed(seed)
-    LlamaForCausalLM(config).save_pretrained(folder, safe_serialization=True)
+    LlamaForCausalLM(config).save_pretrained(folder)
     return write_tokenizer(folder)

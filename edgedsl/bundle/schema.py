@@ -8,7 +8,7 @@ import json
 import re
 import typing
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import MISSING, asdict, dataclass, fields
 from datetime import datetime
 from typing import Annotated, Any
 
@@ -73,6 +73,11 @@ OptionalSha256 = Annotated[
 ]
 Utc = Annotated[str, _Rule("a UTC time like 2026-11-21T09:30:00+00:00", _is_utc)]
 KvLayout = Annotated[str, _Rule("'shared' or 'growing'", lambda value: value in ("shared", "growing"))]
+KvDtype = Annotated[
+    str,
+    _Rule("'float32', 'float16' or 'bfloat16'", lambda value: value in ("float32", "float16", "bfloat16")),
+]
+HeadTokens = Annotated[int, _Rule("0 (all) or a positive integer", lambda value: _is_int(value, 0, 2**31 - 1))]
 Count = Annotated[int, _Rule("a positive integer", lambda value: _is_int(value, 1, 2**31 - 1))]
 Size = Annotated[int, _Rule(f"0 to {MAX_BYTES} bytes", lambda value: _is_int(value, 0, MAX_BYTES))]
 Version = Annotated[int, _Rule(f"{SCHEMA_VERSION}", lambda value: _is_int(value, SCHEMA_VERSION, SCHEMA_VERSION))]
@@ -93,7 +98,11 @@ class FileEntry:
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """The model, where it comes from, and the shapes the runtime needs before it opens the graph."""
+    """The model, where it comes from, and the shapes the runtime needs before it opens the graph.
+
+    ``num_head_tokens``: tokens that have a logit, listed in the bundle; the others are never decoded, with the grammar
+    or without. 0 is all of them; older bundles do not say.
+    """
 
     architecture: Text
     base_model: Text
@@ -106,6 +115,8 @@ class ModelInfo:
     context_length: Count
     kv_layout: KvLayout
     quantization: Text
+    kv_dtype: KvDtype = "float32"
+    num_head_tokens: HeadTokens = 0
 
 
 @dataclass(frozen=True)
@@ -189,15 +200,18 @@ def _manifest(document: dict[str, Any]) -> Manifest:
 
 
 def _checked(kind: type, document: Any, where: str) -> dict[str, Any]:
-    """The values of one object, none missing, none unknown, each as its rule says."""
+    """The values of one object, none missing but those with a default, none unknown, each as its rule says."""
     if not isinstance(document, dict):
         raise BundleError(f"manifest.json: {where[:-1]} is {_shown(document)}, expected an object", hint=_ANEW)
     rules = _rules(kind)
     for key in document:
         if key not in rules:
             raise BundleError(f"manifest.json: key {where + key!r} is not known", hint=_ANEW)
+    optional = {field.name for field in fields(kind) if field.default is not MISSING}
     for key, rule in rules.items():
         if key not in document:
+            if key in optional:
+                continue
             raise BundleError(f"manifest.json: key {where + key!r} is missing", hint=_ANEW)
         if not rule.is_valid(document[key]):
             raise BundleError(

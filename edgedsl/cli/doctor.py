@@ -20,8 +20,21 @@ _TITLES = {"": "core", "cpu": "run (CPU)", "gpu": "run (GPU)"}
 
 
 @click.command()
+@click.option(
+    "--bundle",
+    type=click.Path(path_type=Path),
+    default=None,
+    help="Load this bundle too, and show how many nodes of its graph each execution provider got.",
+)
+@click.option(
+    "--execution-provider",
+    type=click.Choice(("cpu", "cuda")),
+    default="cpu",
+    show_default=True,
+    help="Where to load the bundle.",
+)
 @json_option()
-def command(as_json: bool) -> None:
+def command(bundle: Path | None, execution_provider: str, as_json: bool) -> None:
     """Show what this machine has, what is missing, and how to mend it.
 
     Runs one node on each execution provider instead of trusting a list. Changes nothing and fetches nothing.
@@ -31,10 +44,32 @@ def command(as_json: bool) -> None:
     from edgedsl.user_cache import default_cache
 
     report = diagnose(Path.cwd(), default_cache())
-    click.echo(json.dumps(report.to_dict(), indent=2) if as_json else "\n".join(_lines(report)))
+    if not as_json:
+        click.echo("\n".join(_lines(report)))
+    placed = _placement(bundle, execution_provider) if bundle and report.can_run else None
+    if as_json:
+        click.echo(json.dumps({**report.to_dict(), **({"bundle": placed} if placed else {})}, indent=2))
+    elif placed:
+        nodes = {name: str(num) for name, num in placed["nodes"].items()}
+        click.echo("\n".join(["nodes of the bundle's graph", *_table(nodes)]))
     if not report.can_run:
         first = next(problem for problem in report.problems if problem.level == "error")
         raise ProviderError(f"programs cannot be generated here: {first.message}", hint=first.mend)
+
+
+def _placement(path: Path, execution_provider: str) -> dict[str, Any]:
+    """Raises what loading the bundle raises, a node that would run behind a GPU's back among it."""
+    from edgedsl.bundle.manifest import open_bundle
+    from edgedsl.runtime.decoder import Decoder
+
+    opened = open_bundle(path, verify=True)
+    decoder = Decoder(opened.path / "model.onnx", opened.manifest.model, execution_provider=execution_provider)
+    return {
+        "name": opened.manifest.name,
+        "execution_provider": execution_provider,
+        "nodes": decoder.placement.num_nodes,
+        "shape_nodes_on_cpu": [*decoder.placement.on_cpu] if execution_provider == "cuda" else [],
+    }
 
 
 def _lines(report: Report) -> Iterator[str]:

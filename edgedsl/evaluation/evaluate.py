@@ -119,7 +119,8 @@ def evaluate_bundle(
     rows = evaluate(engine, pairs, train, params, num_no_grammar=num_no_grammar)
     refused = evaluate(engine, to_refuse, train, params, num_no_grammar=0) if to_refuse else []
     measured = summarise(rows) | {"refusals": _refusals(engine.grammar, [*rows, *refused])}
-    caveats = [*busy_caveat(load), *_caveats(config, measured, len(every), params)]
+    num_free = measured["no_grammar"]["num_rows"]
+    caveats = [*busy_caveat(load), *_caveats(config, measured, len(every), params), *_head_caveat(engine, num_free)]
     record = {
         **describe(engine, bundle, command),
         "kind": "quality",
@@ -235,6 +236,11 @@ def _table_row(engine: Engine, measured: dict[str, Any]) -> dict[str, Any]:
         "errors": measured["num_errors"],
         "e2el_ms_p50": measured["latency"]["e2el_ms"]["p50"],
     }
+
+
+def _head_caveat(engine: Engine, num_free: int) -> list[str]:
+    num_tokens = len(engine.head.token_ids) if engine.head and num_free else 0
+    return [f"Without the grammar, too, only the {num_tokens:,} tokens of the trimmed head came."] if num_tokens else []
 
 
 def _caveats(config: Config, measured: dict[str, Any], num_pairs: int, params: SamplingParams) -> list[str]:

@@ -55,6 +55,7 @@ def runtime(engine: Engine) -> dict[str, Any]:
         "execution_provider": session.get_providers()[0],
         "num_threads": session.get_session_options().intra_op_num_threads,
         "is_spinning": engine.decoder.threads.is_spinning,
+        "nodes": engine.decoder.placement.num_nodes,
     }
 
 

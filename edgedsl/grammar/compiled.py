@@ -8,6 +8,7 @@ from typing import Any
 
 import llguidance
 import numpy as np
+from numpy.typing import NDArray
 
 from edgedsl.catalogue import Catalogue
 from edgedsl.errors import GrammarError, RequestError
@@ -16,6 +17,7 @@ from edgedsl.grammar.legal_tokens import LegalTokenCache
 from edgedsl.grammar.matcher import Matcher, MatcherFactory
 from edgedsl.grammar.planner import Planner
 from edgedsl.grammar.position import Automaton
+from edgedsl.grammar.reachable import reachable_tokens
 from edgedsl.grammar.spans import Spans
 from edgedsl.grammar.subset import Subset
 from edgedsl.grammar.vocabulary import Vocabulary
@@ -57,6 +59,16 @@ class CompiledGrammar:
         token_bytes = [b"" if i in special else decode([i]) for i in range(self.vocab_size)]
         automaton = Automaton(self.grammar.lark, START, self.grammar.catalogue)
         return Planner(automaton, Vocabulary(token_bytes), self._is_program)
+
+    @cached_property
+    def reachable(self) -> NDArray[np.int64]:
+        """Token ids, ascending, that a program may hold or end with: those of a part of the catalogue are among them.
+
+        Raises:
+            GrammarError: see :attr:`planner`.
+        """
+        found = reachable_tokens(self.planner.vocabulary.token_bytes, self.grammar.lark.terminals)
+        return np.union1d(found, sorted(self.end_token_ids)).astype(np.int64)
 
     def restrict(self, *parts: Subset | Spans) -> CompiledGrammar:
         """The same grammar over a part of its names; nothing is compiled again, and the last few subsets are kept.

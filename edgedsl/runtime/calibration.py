@@ -63,9 +63,22 @@ class Calibration:
 
 
 def open_decoder(
-    bundle: Bundle, tokenizer: Tokenizer, template: PromptTemplate, execution_provider: str, num_threads: int
+    bundle: Bundle,
+    tokenizer: Tokenizer,
+    template: PromptTemplate,
+    execution_provider: str,
+    num_threads: int,
+    captures_graphs: bool = True,
 ) -> tuple[Decoder, CallCosts | None]:
     """A bundle's decoder, calibrated, and the costs of its calls; a cache that grows cannot be measured.
+
+    Args:
+        bundle: opened.
+        tokenizer: of the bundle.
+        template: of the bundle.
+        execution_provider: cpu or cuda.
+        num_threads: of a model call; 0 leaves the choice to the calibration.
+        captures_graphs: see :class:`~edgedsl.runtime.decoder.Decoder`.
 
     Raises:
         BundleError: the model or its prefix cannot be loaded.
@@ -82,6 +95,7 @@ def open_decoder(
             num_threads=threads.num_threads,
             is_spinning=threads.is_spinning,
             prefix=prefix,
+            captures_graphs=captures_graphs,
         )
 
     if manifest.model.kv_layout != "shared":

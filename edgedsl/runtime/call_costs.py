@@ -7,10 +7,12 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import accumulate
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from edgedsl.runtime.decoder import Decoder
+if TYPE_CHECKING:
+    from edgedsl.runtime.decoder import Decoder
 
 SIZES = (2, 3, 4, 6, 8, 12, 16)  # a call of one token is padded to two, see lookahead.py
 _PAST = 24  # tokens before the measured ones, as many as a short prompt has; or the decoder's prefix if that is longer
@@ -64,7 +66,7 @@ def measure(decoder: Decoder) -> CallCosts:
             decoder.truncate(past)
             num_tokens = min(size, context_length - past)
             started = time.perf_counter()
-            decoder.forward_last([0] * num_tokens, num_tokens)
+            decoder.rows([0] * num_tokens, num_tokens)
             times[size].append(1000 * (time.perf_counter() - started))
     decoder.reset()
     medians = (statistics.median(times[size]) for size in SIZES)

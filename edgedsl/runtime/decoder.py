@@ -10,9 +10,13 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from edgedsl.bundle.manifest import ModelInfo
-from edgedsl.errors import GenerationError, PromptTooLong
+from edgedsl.errors import GenerationError, PromptTooLong, ProviderError
+from edgedsl.runtime import kv_cache
+from edgedsl.runtime.device_calls import DeviceCalls
+from edgedsl.runtime.placement import Placement
 from edgedsl.runtime.prefix import Prefix
 from edgedsl.runtime.providers import ThreadSettings, make_session
+from edgedsl.runtime.rows import Rows, on_host
 
 _MAX_KEPT_ROWS = 32  # rows of logits that have a buffer of their own
 
@@ -26,9 +30,25 @@ class Decoder:
       GroupQueryAttention appends in place.
     - ``growing``: the graph concatenates past and new keys; two sets of buffers take turns as past and present.
 
+    A graph made for a GPU has inputs of its own, see :mod:`edgedsl.runtime.device_calls`; it runs on the CPU too.
+
     Attributes:
         prefix_token_ids: tokens that every sequence begins with and that no call is needed for.
         length: tokens of the sequence so far, the prefix included.
+        placement: which execution provider got how many nodes.
+
+    Args:
+        model_path: of model.onnx.
+        info: of the model.
+        execution_provider: cpu or cuda.
+        num_threads: of a model call; 0 takes every core.
+        is_spinning: see :class:`~edgedsl.runtime.providers.ThreadSettings`.
+        prefix: what every sequence begins with.
+        captures_graphs: on a GPU, whether calls of a few tokens are replayed as CUDA graphs.
+
+    Raises:
+        ProviderError: the execution provider cannot run here, or not this graph, or not all of it.
+        BundleError: ONNX Runtime cannot load the model.
     """
 
     def __init__(
@@ -40,13 +60,22 @@ class Decoder:
         num_threads: int = 0,
         is_spinning: bool = True,
         prefix: Prefix | None = None,
+        captures_graphs: bool = True,
     ) -> None:
+        _check_provider(info, execution_provider)
         self.info = info
         self.execution_provider = execution_provider
         self.threads = ThreadSettings(num_threads, is_spinning)
-        self.session = make_session(model_path, execution_provider=execution_provider, threads=self.threads)
+        is_on_gpu = execution_provider == "cuda"
+        captures_graphs = captures_graphs and is_on_gpu and info.kv_dtype != "float32"
+        self.session = make_session(
+            model_path, execution_provider=execution_provider, threads=self.threads, captures_graphs=captures_graphs
+        )
+        self.placement = Placement.of(self.session)
+        if is_on_gpu:
+            self.placement.check_on_device(is_strict=captures_graphs)
         self.length = 0
-        self._device = "cuda" if execution_provider == "cuda" else "cpu"
+        self._device = "cuda" if is_on_gpu else "cpu"
         self._binding = self.session.io_binding()
         self._logits = np.empty((1, _MAX_KEPT_ROWS, info.vocab_size), np.float32)
         self._tokens = np.zeros((1, info.context_length), np.int64)
@@ -59,12 +88,13 @@ class Decoder:
         self._num_logits = np.ones(1, np.int64) if "num_logits" in inputs else None
         shape = (1, info.num_kv_heads, info.context_length, info.head_dim)
         num_buffers = 2 * info.num_layers * (1 if info.kv_layout == "shared" else 2)
-        self._kv = [
-            ort.OrtValue.ortvalue_from_shape_and_type(shape, np.float32, self._device) for _ in range(num_buffers)
-        ]
+        self._kv = [kv_cache.allocate(shape, info.kv_dtype, self._device) for _ in range(num_buffers)]
         self._is_past_second = False  # growing: whether the second half of the buffers holds the past
         if info.kv_layout == "shared":
-            self._bind_shared()
+            self._bind_shared(self._binding)
+        self._device_calls = None
+        if "seqlens_k" in inputs:
+            self._device_calls = DeviceCalls(self.session, info, self._device, captures_graphs, self._bind_shared)
         self.prefix_token_ids = prefix.token_ids if prefix else ()
         if prefix:
             assert self.can_truncate
@@ -76,7 +106,7 @@ class Decoder:
 
     def cached(self) -> NDArray[np.float32]:
         """Keys and values of the sequence, a copy [2 * layers, kv heads, tokens, head_dim]; of a ``shared`` cache."""
-        return np.stack([buffer.numpy()[0, :, : self.length] for buffer in self._kv])
+        return np.stack([kv_cache.read(buffer, self.info.kv_dtype)[0, :, : self.length] for buffer in self._kv])
 
     def _fill(self, prefix: Prefix) -> None:
         """The first positions of the buffers; no call writes there again."""
@@ -84,7 +114,7 @@ class Decoder:
         for buffer, values in zip(self._kv, prefix.kv, strict=True):
             whole = np.zeros(buffer.shape(), np.float32)
             whole[0, :, : self.length] = values
-            buffer.update_inplace(whole)
+            kv_cache.write(buffer, whole, self.info.kv_dtype)
 
     @property
     def can_truncate(self) -> bool:
@@ -115,23 +145,35 @@ class Decoder:
 
     def forward_last(self, token_ids: Sequence[int], num_logits: int) -> NDArray[np.float32]:
         """Like :meth:`forward`, with the logits of the last positions [num_logits, vocab]."""
-        count, total = len(token_ids), self.length + len(token_ids)
+        return on_host(self.rows(token_ids, num_logits))
+
+    def rows(self, token_ids: Sequence[int], num_logits: int) -> Rows:
+        """Like :meth:`forward_last`, with the logits left on the device by a graph that takes the largest itself."""
+        total = self.length + len(token_ids)
         if total > self.info.context_length:
             raise PromptTooLong(
                 f"{total} tokens do not fit into the context of {self.info.context_length}", hint="shorten the sentence"
             )
-        tokens = self._tokens[:, :count]
-        tokens[0] = token_ids
-        logits = self._rows(count, num_logits)
-        self._bind(tokens, logits, total)
         try:
-            self.session.run_with_iobinding(self._binding)
+            if self._device_calls:
+                rows: Rows = self._device_calls.run(token_ids, self.length, num_logits)
+            else:
+                rows = self._run(token_ids, num_logits, total)
         except Exception as exc:  # ONNX Runtime raises many classes of its own
             raise GenerationError(
                 "the model failed to run one step", hint="run 'edgedsl bundle verify' and 'edgedsl doctor'"
             ) from exc
         self.length = total
         self._is_past_second = not self._is_past_second
+        return rows
+
+    def _run(self, token_ids: Sequence[int], num_logits: int, total: int) -> NDArray[np.float32]:
+        count = len(token_ids)
+        tokens = self._tokens[:, :count]
+        tokens[0] = token_ids
+        logits = self._rows(count, num_logits)
+        self._bind(tokens, logits, total)
+        self.session.run_with_iobinding(self._binding)
         rows: NDArray[np.float32] = logits[0, -num_logits:]
         return rows
 
@@ -155,10 +197,10 @@ class Decoder:
         if self.info.kv_layout == "growing":
             self._bind_growing(total)
 
-    def _bind_shared(self) -> None:
+    def _bind_shared(self, binding: ort.IOBinding) -> None:
         for index, (past, present) in enumerate(self._kv_names()):
-            self._binding.bind_ortvalue_input(past, self._kv[index])
-            self._binding.bind_ortvalue_output(present, self._kv[index])
+            binding.bind_ortvalue_input(past, self._kv[index])
+            binding.bind_ortvalue_output(present, self._kv[index])
 
     def _bind_growing(self, total: int) -> None:
         half = len(self._kv) // 2
@@ -176,3 +218,17 @@ class Decoder:
     def _kv_names(self) -> list[tuple[str, str]]:
         layers = range(self.info.num_layers)
         return [(f"past_key_values.{i}.{part}", f"present.{i}.{part}") for i in layers for part in ("key", "value")]
+
+
+def _check_provider(info: ModelInfo, execution_provider: str) -> None:
+    """Refuse what has no kernel before anything is loaded."""
+    if execution_provider == "cuda" and info.kv_layout == "shared" and info.kv_dtype == "float32":
+        raise ProviderError(
+            f"the bundle is for the CPU ('{info.quantization}'): CUDA has its attention in half precision only",
+            hint="export it for CUDA: '--quantize fp16', 'bf16' or 'int4-fp16'",
+        )
+    if execution_provider == "cpu" and info.kv_dtype == "bfloat16":
+        raise ProviderError(
+            f"the bundle is for CUDA ('{info.quantization}'): the CPU has no attention in bfloat16",
+            hint="run it with '--execution-provider cuda', or export it for the CPU: '--quantize w8a8'",
+        )

@@ -20,8 +20,10 @@ from edgedsl.runtime.call_costs import CallCosts
 from edgedsl.runtime.decoder import Decoder
 from edgedsl.runtime.disagreements import Disagreements
 from edgedsl.runtime.drafts import DraftSources
+from edgedsl.runtime.head import Head, open_head
 from edgedsl.runtime.lookahead import Lookahead
 from edgedsl.runtime.ngrams import FILE_NAME as NGRAMS_FILE
+from edgedsl.runtime.rows import DeviceRow, Row, is_finite
 from edgedsl.runtime.sampling import SamplingParams
 from edgedsl.runtime.sequence import Completion, Sequence
 from edgedsl.tokenizer import Tokenizer
@@ -60,13 +62,20 @@ class Engine:
         self.drafts = drafts
         self.costs = costs
         self.is_padded = drafts is not None
+        self.head: Head | None = None
         self.manifest: Manifest | None = None
         self.load_ms = 0.0
         self._running: Sequence | None = None
 
     @classmethod
     def from_bundle(
-        cls, path: str | Path, *, execution_provider: str = "cpu", num_threads: int = 0, exact: bool = False
+        cls,
+        path: str | Path,
+        *,
+        execution_provider: str = "cpu",
+        num_threads: int = 0,
+        exact: bool = False,
+        cuda_graphs: bool = True,
     ) -> Engine:
         """Verify and open a bundle folder.
 
@@ -75,6 +84,7 @@ class Engine:
             execution_provider: cpu or cuda.
             num_threads: of a model call; 0 leaves them, as spinning always is, to a calibration at the first load.
             exact: no drafts: decode token by token, in calls of the same shape.
+            cuda_graphs: on cuda, calls of a few tokens are replayed as CUDA graphs.
 
         Raises:
             BundleError: not a complete, unchanged bundle; nothing was loaded.
@@ -85,7 +95,7 @@ class Engine:
         catalogue, tables = bundle.path / "catalogue.json", bundle.path / lark_tables.FILE_NAME
         tokenizer = Tokenizer.from_file(bundle.path / "tokenizer.json")
         template = PromptTemplate.from_file(bundle.path / "prompt.json")
-        decoder, costs = open_decoder(bundle, tokenizer, template, execution_provider, num_threads)
+        decoder, costs = open_decoder(bundle, tokenizer, template, execution_provider, num_threads, cuda_graphs)
         engine = cls(
             name=bundle.manifest.name,
             tokenizer=tokenizer,
@@ -98,6 +108,7 @@ class Engine:
             decoder=decoder,
         )
         engine.manifest = bundle.manifest
+        engine.head = open_head(bundle, tokenizer.vocab_size)
         if (bundle.path / NGRAMS_FILE).exists() and engine.decoder.can_truncate:
             engine.is_padded = True
             if not exact:
@@ -144,11 +155,12 @@ class Engine:
             params: budget and sampling.
             on_text: gets each piece of text.
             is_cancelled: asked after every token; the completion then has ``finish_reason`` ``cancelled``.
-            constrained: ``False`` decodes without the grammar, to measure what it does; never used to serve.
+            constrained: ``False`` decodes without the grammar, to measure what it does; never used to serve. A trimmed
+                head then still gives its own tokens only.
             compiled: another grammar than the bundle's, over the same tokens.
 
         Raises:
-            RequestError: an empty sentence, or values out of range.
+            RequestError: an empty sentence, values out of range, or a grammar with tokens that the head lacks.
             PromptTooLong: no room for the sentence.
             GenerationError: the model or an engine failed, or the two engines disagree.
         """
@@ -181,6 +193,8 @@ class Engine:
                 hint="shorten it",
             )
         token_ids = self.tokenizer.encode_prompt(self.template, _encodable(sentence))
+        if self.head and compiled and compiled.grammar.lark is not self.grammar.lark:
+            self.head.check(compiled)
         compiled = _restricted(compiled, params, sentence) if compiled else None
         self._check_budget(len(token_ids), params, compiled)
         return Sequence(sentence, token_ids, params, compiled, self.tokenizer.stream(), started_s=started)
@@ -214,9 +228,9 @@ class Engine:
             self.drafts.start(sequence.sentence) if self.drafts and sequence.compiled else None,
             self.is_padded,
         )
-        logits = ahead.start(sequence.prompt_token_ids, sequence.matcher, budget)
+        row = ahead.start(sequence.prompt_token_ids, sequence.matcher, budget)
         while True:
-            token_id = self._next_token(sequence, logits, budget - len(sequence.token_ids) - 1)
+            token_id = self._next_token(sequence, row, budget - len(sequence.token_ids) - 1)
             if token_id in self.compiled.end_token_ids:
                 sequence.finish_reason = "length" if sequence.is_steered() else "stop"
                 return
@@ -233,16 +247,19 @@ class Engine:
             if sequence.matcher and sequence.matcher.is_stopped():
                 sequence.finish_reason = "length" if sequence.is_steered() else "stop"
                 return
-            logits = ahead.after(sequence.token_ids, sequence.matcher, budget - len(sequence.token_ids))
+            row = ahead.after(sequence.token_ids, sequence.matcher, budget - len(sequence.token_ids))
 
-    def _next_token(self, sequence: Sequence, logits: Any, tokens_left: int) -> int:
+    def _next_token(self, sequence: Sequence, row: Row, tokens_left: int) -> int:
         """One token that the grammar allows, and after which the program can be finished in ``tokens_left`` more."""
-        if not np.isfinite(logits).all():
+        if not is_finite(row):
             raise LogitsError(
                 "the model's logits are not finite; the program was discarded", hint="run 'edgedsl bundle verify'"
             )
+        is_greedy = sequence.params.temperature == 0
+        if isinstance(row, DeviceRow) and is_greedy and sequence.may_take(row.best_token, tokens_left):
+            return row.best_token
+        logits = row.fetch() if isinstance(row, DeviceRow) else row
         if sequence.guard:
-            is_greedy = sequence.params.temperature == 0
             return sequence.guard.choose(logits, sequence.draw, tokens_left, is_greedy=is_greedy)
         logits[self.tokenizer.vocab_size :] = -np.inf  # heads are padded to round widths; the padding is no token
         return sequence.draw(logits)

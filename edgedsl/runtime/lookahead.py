@@ -15,11 +15,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from edgedsl.grammar import Matcher
 from edgedsl.runtime.call_costs import CallCosts
 from edgedsl.runtime.decoder import Decoder
+from edgedsl.runtime.rows import Row, Rows
 
 if TYPE_CHECKING:
     from edgedsl.runtime.drafts import Draft, Drafter
@@ -47,11 +47,11 @@ class Lookahead:
     num_drafted: int = 0
     num_accepted: int = 0
     _draft: Draft | None = None
-    _rows: NDArray[np.float32] = field(default_factory=lambda: np.empty((0, 0), np.float32))
+    _rows: Rows = field(default_factory=lambda: np.empty((0, 0), np.float32))
     _num_right: int = 0
 
-    def start(self, prompt_token_ids: list[int], matcher: Matcher | None, tokens_left: int) -> NDArray[np.float32]:
-        """Logits [vocab] after the prompt.
+    def start(self, prompt_token_ids: list[int], matcher: Matcher | None, tokens_left: int) -> Row:
+        """The logits after the prompt.
 
         Args:
             prompt_token_ids: of a new sequence.
@@ -61,8 +61,8 @@ class Lookahead:
         self.decoder.reset()
         return self._call(prompt_token_ids[len(self.decoder.prefix_token_ids) :], [], matcher, tokens_left)
 
-    def after(self, token_ids: list[int], matcher: Matcher | None, tokens_left: int) -> NDArray[np.float32]:
-        """Logits [vocab] after one more token.
+    def after(self, token_ids: list[int], matcher: Matcher | None, tokens_left: int) -> Row:
+        """The logits after one more token.
 
         Args:
             token_ids: of the program, the new one included.
@@ -72,7 +72,7 @@ class Lookahead:
         drafted = self._draft.token_ids if self._draft else []
         if self._num_right < len(drafted) and drafted[self._num_right] == token_ids[-1]:
             self._num_right += 1
-            row: NDArray[np.float32] = self._rows[self._num_right]
+            row: Row = self._rows[self._num_right]
             return row
         self._settle()
         return self._call(token_ids[-1:], token_ids, matcher, tokens_left)
@@ -91,22 +91,20 @@ class Lookahead:
             self.drafter.learn(self._draft, self._num_right)
         self._draft, self._num_right = None, 0
 
-    def _call(
-        self, new: list[int], token_ids: list[int], matcher: Matcher | None, tokens_left: int
-    ) -> NDArray[np.float32]:
+    def _call(self, new: list[int], token_ids: list[int], matcher: Matcher | None, tokens_left: int) -> Row:
         self._draft = self._propose(len(new), token_ids, matcher, tokens_left)
         drafted = self._draft.token_ids if self._draft else []
         self.num_calls += 1
         self.num_drafted += len(drafted)
         if drafted:
-            self._rows = self.decoder.forward_last([*new, *drafted], 1 + len(drafted))
-            first: NDArray[np.float32] = self._rows[0]
-            return first
-        if len(new) == 1 and self.is_padded and self._room(2) >= 0:
-            logits: NDArray[np.float32] = self.decoder.forward_last([*new, *new], 2)[0]
+            self._rows = self.decoder.rows([*new, *drafted], 1 + len(drafted))
+        elif len(new) == 1 and self.is_padded and self._room(2) >= 0:
+            self._rows = self.decoder.rows([*new, *new], 2)
             self.decoder.truncate(self.decoder.length - 1)
-            return logits
-        return self.decoder.forward(new)
+        else:
+            self._rows = self.decoder.rows(new, 1)
+        first: Row = self._rows[0]
+        return first
 
     def _propose(self, num_new: int, token_ids: list[int], matcher: Matcher | None, tokens_left: int) -> Draft | None:
         if not (self.drafter and self.costs and matcher):

@@ -11,6 +11,7 @@ import onnxruntime as ort
 
 from edgedsl.errors import BundleError, ProviderError, first_line
 
+RECORD_PLACEMENT = "session.record_ep_graph_assignment_info"  # for edgedsl.runtime.placement
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
 
@@ -27,8 +28,16 @@ class ThreadSettings:
     is_spinning: bool = True
 
 
-def make_session(model_path: Path, *, execution_provider: str, threads: ThreadSettings) -> ort.InferenceSession:
+def make_session(
+    model_path: Path, *, execution_provider: str, threads: ThreadSettings, captures_graphs: bool = False
+) -> ort.InferenceSession:
     """Load a model, and check that the provider asked for is the one that runs.
+
+    Args:
+        model_path: of model.onnx.
+        execution_provider: cpu or cuda.
+        threads: how it uses cores.
+        captures_graphs: on cuda, whether runs with a ``gpu_graph_id`` are captured and replayed.
 
     Raises:
         ProviderError: unknown or unusable execution provider; there is no fall-back.
@@ -42,8 +51,10 @@ def make_session(model_path: Path, *, execution_provider: str, threads: ThreadSe
     options.log_severity_level = 4
     # Between calls the threads must leave the box alone.
     options.add_session_config_entry("session.force_spinning_stop", "1")
+    options.add_session_config_entry(RECORD_PLACEMENT, "1")
+    provider_options = {"enable_cuda_graph": "1"} if captures_graphs else {}
     try:
-        session = ort.InferenceSession(str(model_path), options, providers=[name])
+        session = ort.InferenceSession(str(model_path), options, providers=[(name, provider_options)])
     except Exception as exc:  # ONNX Runtime raises many classes of its own
         if execution_provider != "cpu":
             raise ProviderError(

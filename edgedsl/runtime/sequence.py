@@ -93,6 +93,12 @@ class Sequence:
         """Pick a token id from masked logits [vocab]."""
         return sample(logits, self.params, self.rng)
 
+    def may_take(self, token_id: int, tokens_left: int) -> bool:
+        """Whether the likeliest token, which may be padding of the head, can be taken as it is."""
+        if self.guard and self.compiled:
+            return token_id < self.compiled.vocab_size and self.guard.permits(token_id, tokens_left)
+        return False
+
     def consume(self, token_id: int) -> None:
         """Move the grammar on.
 

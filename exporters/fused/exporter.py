@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +31,6 @@ class FusedExporter:
         *,
         context_length: int,
         has_num_logits: bool = True,
-        head_token_ids: Sequence[int] | None = None,
     ) -> ExportedGraph:
         """See :class:`~edgedsl.exporters.base.Exporter`.
 
@@ -42,10 +40,9 @@ class FusedExporter:
             context_length: positions the graph knows.
             has_num_logits: with one more input, ``num_logits`` int64 [1]: logits of that many last positions only;
                 0 stands for all.
-            head_token_ids: the tokens that have a logit, in this order; all of the vocabulary if None.
 
         Raises:
-            ExportError: the model computes something that the graph cannot, or a token id is not in the vocabulary.
+            ExportError: the model computes something that the graph cannot.
         """
         if reason := uncovered(model.config, context_length):
             raise ExportError(
@@ -55,7 +52,7 @@ class FusedExporter:
         with Graph(path) as graph:
             plan, weights = plan_of(model.config), Weights(model)
             hidden = _add_layers(graph, plan, weights, model, context_length)
-            _add_head(graph, plan, weights, hidden, has_num_logits, head_token_ids)
+            _add_head(graph, plan, weights, hidden, has_num_logits)
             weights.check_all_taken()
             graph.save()
         return ExportedGraph(path, "shared")
@@ -89,14 +86,12 @@ def _add_lengths(graph: Graph) -> None:
     graph.node("Cast", [width], "/lengths/Cast_1", "total_sequence_length", to=TensorProto.INT32)
 
 
-def _add_head(
-    graph: Graph, plan: Plan, weights: Weights, hidden: str, has_num_logits: bool, token_ids: Sequence[int] | None
-) -> None:
+def _add_head(graph: Graph, plan: Plan, weights: Weights, hidden: str, has_num_logits: bool) -> None:
     if has_num_logits:
         hidden = _last_positions(graph, hidden)
     # The logits' factor, and the division before a soft cap, are in the weights.
     cap = plan.logits_softcap
-    matrix = weights.head(plan.logits_scale / (cap or 1.0), token_ids)
+    matrix = weights.head(plan.logits_scale / (cap or 1.0))
     graph.output("logits", ("batch", "num_logits" if has_num_logits else "tokens", matrix.shape[1]))
     inputs = [hidden, graph.weight(HEAD, matrix)]
     if not cap:

@@ -28,21 +28,9 @@ class Weights:
         """[vocab, hidden]."""
         return _array(self._take(EMBEDDING), scale)
 
-    def head(self, scale: float, token_ids: Sequence[int] | None) -> Array:
-        """[hidden, tokens]: the columns of ``token_ids`` in their order, or of the whole vocabulary.
-
-        Raises:
-            ExportError: a token id is not in the vocabulary.
-        """
-        tensor = self._take(HEAD if HEAD in self._tensors else EMBEDDING)
-        if token_ids is None:
-            return _array(tensor.T, scale)
-        if unknown := [token_id for token_id in token_ids if not 0 <= token_id < len(tensor)]:
-            raise ExportError(
-                f"token {unknown[0]} is not in the model's vocabulary of {len(tensor)}",
-                hint="take the tokenizer that belongs to the base model",
-            )
-        return _array(tensor[list(token_ids)].T, scale)
+    def head(self, scale: float) -> Array:
+        """[hidden, vocab]."""
+        return _array(self._take(HEAD if HEAD in self._tensors else EMBEDDING).T, scale)
 
     def matrix(self, names: Sequence[str], scale: float = 1.0) -> Array:
         """[inputs, outputs] of linear layers that read the same input, side by side."""

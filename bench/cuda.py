@@ -1,0 +1,232 @@
+"""Speed on a GPU: a model of Qwen2.5-0.5B's shape with random weights, batch 1, no drafts, under a grammar.
+
+Run ``python -m edgedsl.bench.cuda --output FILE`` on a machine with a GPU; nothing is downloaded. Random weights cost
+what trained ones cost; what they say is worth nothing, so two languages bracket what a trained model would meet: one in
+which every word is legal, so that the best token of the graph passes and no logits leave the GPU, and one in which no
+word is, so that every row of logits is copied and masked.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import string
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import onnx
+import torch
+from tokenizers import AddedToken, decoders, models, pre_tokenizers
+from tokenizers import Tokenizer as Backend
+from transformers import AutoModelForCausalLM, Qwen2Config
+
+from edgedsl import machine
+from edgedsl.bench.command import run, say
+from edgedsl.bundle.manifest import ModelInfo
+from edgedsl.evaluation.record import busy_caveat, head, load_average
+from edgedsl.evaluation.statistics import summary
+from edgedsl.exporters.fused import FusedExporter
+from edgedsl.exporters.fused.on_device import to_device
+from edgedsl.exporters.passes.graph import save_graph
+from edgedsl.exporters.quantize import quantize_model
+from edgedsl.exporters.recipes import HALF, RECIPES
+from edgedsl.grammar import Grammar
+from edgedsl.prompt import PromptTemplate
+from edgedsl.provider_probe import check_runs
+from edgedsl.runtime.decoder import Decoder
+from edgedsl.runtime.device_calls import CAPTURED_SIZES
+from edgedsl.runtime.engine import Engine
+from edgedsl.runtime.rows import DeviceRow
+from edgedsl.runtime.sampling import SamplingParams
+from edgedsl.tokenizer import Tokenizer
+
+LANGUAGES = {
+    "every word legal": Grammar("start: TEXT\nTEXT: /[a-z ]+/", name="words"),
+    "no word legal": Grammar('start: NUMBER ("," NUMBER)*\nNUMBER: /[0-9]{1,9}/', name="numbers"),
+}
+SENTENCE = "turn on the lamp in the kitchen and set the heating in the hall to twenty degrees"
+CONTEXT = 512
+_VOCABULARY = 151_643  # the head is wider, as that of Qwen2.5 is
+_SPECIAL = ("<|im_start|>", "<|im_end|>")
+_ROUNDS = 50
+
+
+def shape(num_layers: int = 24) -> Qwen2Config:
+    """Of Qwen2.5-0.5B, but for the number of layers."""
+    return Qwen2Config(
+        vocab_size=151_936, hidden_size=896, intermediate_size=4864, num_hidden_layers=num_layers,
+        num_attention_heads=14, num_key_value_heads=2, max_position_embeddings=32_768, rope_theta=1e6,
+        rms_norm_eps=1e-6, tie_word_embeddings=True, bos_token_id=1, eos_token_id=2,
+    )  # fmt: skip
+
+
+def tokenizer(vocab_size: int = _VOCABULARY) -> Tokenizer:
+    """Every byte, then words of three and four letters, then two special tokens."""
+    words = ("".join(letters) for n in (3, 4) for letters in itertools.product(string.ascii_lowercase, repeat=n))
+    names = itertools.chain(_byte_names(), words)
+    vocabulary = {name: token_id for token_id, name in enumerate(itertools.islice(names, vocab_size - len(_SPECIAL)))}
+    backend = Backend(models.BPE(vocab=vocabulary, merges=[]))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    backend.decoder = decoders.ByteLevel()
+    backend.add_special_tokens([AddedToken(token, special=True) for token in _SPECIAL])
+    return Tokenizer(backend.to_str())
+
+
+def _byte_names() -> Iterator[str]:
+    yield from sorted(pre_tokenizers.ByteLevel.alphabet())
+
+
+def write_model(config: Any, recipe: str, folder: Path, context_length: int = CONTEXT) -> ModelInfo:
+    """Write model.onnx of a random model; what a manifest would say of it."""
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+    path = FusedExporter().export(model, folder, context_length=context_length).path
+    del model
+    graph = onnx.load(path)
+    if settings := RECIPES[recipe]:
+        quantize_model(graph, replace(settings, search_steps=1))
+    to_device(graph, HALF[recipe], context_length)
+    save_graph(graph, path)
+    return ModelInfo(
+        architecture=config.model_type, base_model="random weights", base_sha256="", adapter_sha256="",
+        num_layers=config.num_hidden_layers, num_kv_heads=config.num_key_value_heads,
+        head_dim=config.hidden_size // config.num_attention_heads, vocab_size=config.vocab_size,
+        context_length=context_length, kv_layout="shared", quantization=recipe, kv_dtype=HALF[recipe],
+    )  # fmt: skip
+
+
+def measure(decoder: Decoder, tokens: Tokenizer, num_answers: int, max_tokens: int) -> list[dict[str, Any]]:
+    """Rows of the result: calls of the model alone by their size, then whole answers of each language."""
+    rows = [_call_row(decoder, size) for size in CAPTURED_SIZES]
+    template = PromptTemplate.default(bos_token=_SPECIAL[0], eos_token=_SPECIAL[1])
+    for what, grammar in LANGUAGES.items():
+        engine = Engine(name="random", tokenizer=tokens, template=template, grammar=grammar, decoder=decoder)
+        rows.append(_answer_row(engine, what, num_answers, max_tokens))
+    return rows
+
+
+def _call_row(decoder: Decoder, size: int) -> dict[str, Any]:
+    decoder.reset()
+    decoder.forward([5] * 64)
+    times = []
+    for number in range(_ROUNDS + 3):
+        started = time.perf_counter()
+        decoder.rows([7] * size, size)
+        if number >= 3:  # the first captures
+            times.append(1000 * (time.perf_counter() - started))
+        decoder.truncate(64)
+    return _row(f"a call of {size}, no grammar", summary(times), None, is_token=size == 1)
+
+
+def _answer_row(engine: Engine, what: str, num_answers: int, max_tokens: int) -> dict[str, Any]:
+    params = SamplingParams(max_tokens=max_tokens)
+    fetched = _share_fetched(engine, params)
+    answers = [engine.generate(SENTENCE, params) for _ in range(num_answers)]
+    return _row(f"an answer's token, {what}", summary([answer.timings.tpot_ms for answer in answers]), fetched)
+
+
+def _row(what: str, ms: dict[str, Any], fetched: float | None, *, is_token: bool = True) -> dict[str, Any]:
+    return {
+        "what": what,
+        "ms_p50": ms["p50"],
+        "ms_p95": ms["p95"],
+        "output_throughput": round(1000 / ms["p50"], 1) if is_token else None,
+        "logits_fetched": fetched,
+    }
+
+
+def _share_fetched(engine: Engine, params: SamplingParams) -> float:
+    """Tokens of one answer whose logits went to the host; also a warm-up."""
+    decoder, rows, num_fetched = engine.decoder, engine.decoder.rows, 0
+
+    def counted(row: DeviceRow) -> DeviceRow:
+        def fetch() -> Any:
+            nonlocal num_fetched
+            num_fetched += 1
+            return row.fetch()
+
+        return replace(row, fetch=fetch)
+
+    def watched(*arguments: Any) -> Any:
+        return [counted(row) for row in rows(*arguments) if isinstance(row, DeviceRow)]
+
+    vars(decoder)["rows"] = watched
+    try:
+        answer = engine.generate(SENTENCE, params)
+    finally:
+        del vars(decoder)["rows"]
+    return round(num_fetched / (len(answer.token_ids) + 1), 3)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Command line; returns the exit code."""
+    parser = argparse.ArgumentParser(description="Measure a model of Qwen2.5-0.5B's shape with random weights.")
+    parser.add_argument("--execution-provider", choices=("cuda", "cpu"), default="cuda", help="cpu: to try this out")
+    parser.add_argument("--quantize", choices=tuple(HALF), default="fp16", help="recipe")
+    parser.add_argument("--num-layers", type=int, default=24, help="fewer than 24 is not the model's shape")
+    parser.add_argument("--num-answers", type=int, default=20, help="answers of each language")
+    parser.add_argument("--max-tokens", type=int, default=128, help="of an answer")
+    return run(parser, arguments, _record)
+
+
+def _record(options: argparse.Namespace) -> dict[str, Any]:
+    load = load_average()
+    check_runs(options.execution_provider)
+    tokens = tokenizer()
+    rows: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory() as folder:
+        say("writing the model")
+        info = write_model(shape(options.num_layers), options.quantize, Path(folder))
+        for captures in (True, False) if options.execution_provider == "cuda" else (False,):
+            decoder = Decoder(
+                Path(folder) / "model.onnx",
+                info,
+                execution_provider=options.execution_provider,
+                captures_graphs=captures,
+            )
+            say(f"measuring, CUDA graphs {'on' if captures else 'off'}; nodes: {decoder.placement.num_nodes}")
+            found = measure(decoder, tokens, options.num_answers, options.max_tokens)
+            rows += [{"cuda_graphs": captures, **row} for row in found]
+    return _document(options, decoder, rows, load)
+
+
+def _document(
+    options: argparse.Namespace, decoder: Decoder, rows: list[dict[str, Any]], load: float | None
+) -> dict[str, Any]:
+    facts = machine.fingerprint()
+    device = ", ".join(facts["gpus"]) or "GPU" if options.execution_provider == "cuda" else facts["cpu_model"]
+    return {
+        **head(),
+        "kind": "cuda",
+        "title": "A model of Qwen2.5-0.5B's shape, batch 1, no drafts",
+        "caption": {
+            "model": f"random weights, {options.num_layers} layers, {options.quantize}",
+            "grammar": ", ".join(LANGUAGES),
+            "cpu": f"{device} ({options.execution_provider})",
+            "command": f"python -m edgedsl.bench.cuda --quantize {options.quantize} --num-layers {options.num_layers} "
+            f"--num-answers {options.num_answers} --max-tokens {options.max_tokens}"
+            f" --execution-provider {options.execution_provider}",
+        },
+        "caveats": [
+            "The weights are random: a trained model's best token is legal mostly, so its speed is near that of the "
+            "language in which every word is legal.",
+            "An answer's token has the model, the grammar, the budget and the text in it; a call has the model alone.",
+            *busy_caveat(load),
+        ],
+        "runtime": {
+            "execution_provider": decoder.session.get_providers()[0],
+            "nodes": decoder.placement.num_nodes,
+        },
+        "machine": facts,
+        "load_average": load,
+        "rows": rows,
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())
