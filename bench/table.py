@@ -22,7 +22,7 @@ from edgedsl.evaluation.record import RESULT_SCHEMA
 
 BY_GRAMMAR = "by-grammar"
 KINDS = (
-    "quality", "hops", "budget", "generations", "latency", "masks", "catalogues", "drafts", "heads", "bandwidth",
+    "quality", "hops", "recipes", "budget", "generations", "latency", "masks", "catalogues", "drafts", "heads", "bandwidth",
     "peers", "cuda",
 )  # fmt: skip
 CAPTION = ("model", "grammar", "cpu", "command")
@@ -39,7 +39,8 @@ _TITLES = {
     "start_us_p50": "start p50, µs", "propose_us_p50": "proposal p50, µs", "propose_us_p95": "p95, µs",
     "tokens_per_call_unseen": "unseen targets",
     "read_ms": "read by Lark, ms", "subset_ms_p50": "part of 20 p50, ms", "subset_ms_max": "longest, ms",
-    "memory_bytes": "memory", "head_bytes": "head", "one_token_ms_p50": "one token p50, ms",
+    "memory_bytes": "memory", "model_bytes": "graph and weights", "drafts_change_share": "drafts change",
+    "head_bytes": "head", "one_token_ms_p50": "one token p50, ms",
     "four_tokens_ms_p50": "four tokens p50, ms", "token_share": "share of the vocabulary",
     "num_bytes": "read by a step", "step_ms_p50": "step p50, ms", "read_gb_s": "read, GB/s",
     "machine_gb_s": "the machine reads, GB/s", "bandwidth_share": "share of that",
