@@ -22,8 +22,8 @@ from edgedsl.evaluation.record import RESULT_SCHEMA
 
 BY_GRAMMAR = "by-grammar"
 KINDS = (
-    "quality", "hops", "recipes", "budget", "generations", "latency", "masks", "catalogues", "drafts", "heads", "bandwidth",
-    "peers", "cuda",
+    "quality", "hops", "recipes", "budget", "generations", "latency", "masks", "catalogues", "drafts", "heads",
+    "bandwidth", "peers", "cuda",
 )  # fmt: skip
 CAPTION = ("model", "grammar", "cpu", "command")
 _NAME = re.compile(r"[a-z0-9.-]+_[a-z0-9.-]+_\d{6}\.json")
