@@ -40,7 +40,7 @@ demo: $(INSTALLED)
 	$(BIN)/edgedsl demo --json
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 slow: $(INSTALLED)
 	$(BIN)/python -m pytest -m "slow and not gpu" --timeout 1800
