@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +51,7 @@ def record(manifest: Manifest) -> dict[str, Any]:
     }
 
 
-def _row(name: str, entry: dict[str, Any], taken: str) -> dict[str, Any]:
+def _row(name: str, entry: Mapping[str, Any], taken: str) -> dict[str, Any]:
     fidelity = entry.get("fidelity") or {}
     return {
         "recipe": name,
