@@ -21,7 +21,7 @@ import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config
 
 from edgedsl import machine
-from edgedsl.bench.command import run, say
+from edgedsl.bench.command import at_least, run, say
 from edgedsl.bundle.manifest import ModelInfo
 from edgedsl.evaluation.record import busy_caveat, head, load_average
 from edgedsl.exporters.blockwise import Recipe
@@ -127,7 +127,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Command line; returns the exit code."""
     parser = argparse.ArgumentParser(description="Measure how much of the memory bandwidth a step uses.")
     parser.add_argument("--shape", action="append", choices=SHAPES, help="may be repeated (default: all)")
-    parser.add_argument("--num-threads", type=int, default=0, help="of a step; 0 takes every core")
+    parser.add_argument("--num-threads", type=at_least(0), default=0, help="of a step; 0 takes every core")
     return run(parser, arguments, _record)
 
 

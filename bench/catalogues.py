@@ -18,7 +18,7 @@ from random import Random
 from typing import Any
 
 from edgedsl import machine
-from edgedsl.bench.command import run, say
+from edgedsl.bench.command import at_least, run, say
 from edgedsl.bench.memory import memory_now
 from edgedsl.catalogue import Catalogue, bind
 from edgedsl.errors import GenerationError
@@ -95,8 +95,8 @@ def main(arguments: list[str] | None = None) -> int:
     """Command line; returns the exit code."""
     parser = argparse.ArgumentParser(description="Measure catalogues of many functions.")
     parser.add_argument("--tokenizer", type=Path, required=True, help="tokenizer.json of a model")
-    parser.add_argument("--size", type=int, action="append", help="functions; may be repeated")
-    parser.add_argument("--n", type=int, default=200, help="programs from random logits")
+    parser.add_argument("--size", type=at_least(1), action="append", help="functions; may be repeated")
+    parser.add_argument("--n", type=at_least(1), default=200, help="programs from random logits")
     return run(parser, arguments, _record)
 
 

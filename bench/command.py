@@ -30,6 +30,21 @@ def write_result(record: Record, output: Path) -> None:
     print(json.dumps(record["rows"]))
 
 
+def at_least(minimum: int) -> Callable[[str], int]:
+    """The type of an option that is a whole number: argparse refuses a smaller one, and says what was expected."""
+
+    def read(text: str) -> int:
+        try:
+            number = int(text)
+        except ValueError:
+            number = minimum - 1
+        if number < minimum:
+            raise argparse.ArgumentTypeError(f"'{text}' is not a whole number of at least {minimum}")
+        return number
+
+    return read
+
+
 def exit_code(action: Callable[[], object]) -> int:
     """That of an action; an error of ours becomes one message."""
     try:

@@ -26,7 +26,7 @@ from tokenizers import Tokenizer as Backend
 from transformers import AutoModelForCausalLM, Qwen2Config
 
 from edgedsl import machine
-from edgedsl.bench.command import run, say
+from edgedsl.bench.command import at_least, run, say
 from edgedsl.bundle.manifest import ModelInfo
 from edgedsl.evaluation.record import busy_caveat, head, load_average
 from edgedsl.evaluation.statistics import summary
@@ -168,9 +168,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Measure a model of Qwen2.5-0.5B's shape with random weights.")
     parser.add_argument("--execution-provider", choices=("cuda", "cpu"), default="cuda", help="cpu: to try this out")
     parser.add_argument("--quantize", choices=tuple(HALF), default="fp16", help="recipe")
-    parser.add_argument("--num-layers", type=int, default=24, help="fewer than 24 is not the model's shape")
-    parser.add_argument("--num-answers", type=int, default=20, help="answers of each language")
-    parser.add_argument("--max-tokens", type=int, default=128, help="of an answer")
+    parser.add_argument("--num-layers", type=at_least(1), default=24, help="fewer than 24 is not the model's shape")
+    parser.add_argument("--num-answers", type=at_least(1), default=20, help="answers of each language")
+    parser.add_argument("--max-tokens", type=at_least(1), default=128, help="of an answer")
     return run(parser, arguments, _record)
 
 

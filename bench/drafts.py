@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from edgedsl import machine
-from edgedsl.bench.command import run
+from edgedsl.bench.command import at_least, run
 from edgedsl.data.pairs import Pair, read_pairs, spread
 from edgedsl.errors import ConfigError, DataError
 from edgedsl.evaluation.progress import track
@@ -174,7 +174,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--tokenizer", type=Path, help="tokenizer.json, with --grammar")
     parser.add_argument("--train", type=Path, required=True, help="pairs to draft from")
     parser.add_argument("--dev", type=Path, required=True, help="pairs to replay")
-    parser.add_argument("--num-rows", type=int, default=None, help="pairs to replay, evenly spaced (default: all)")
+    parser.add_argument(
+        "--num-rows", type=at_least(1), default=None, help="pairs to replay, evenly spaced (default: all)"
+    )
     return run(parser, arguments, _record)
 
 

@@ -22,7 +22,7 @@ from typing import Any
 
 import edgedsl.grammar
 from edgedsl import atomic, machine
-from edgedsl.bench.command import exit_code, say, write_result
+from edgedsl.bench.command import at_least, exit_code, say, write_result
 from edgedsl.errors import GenerationError
 from edgedsl.evaluation.record import busy_caveat, head, load_average
 from edgedsl.grammar.authoring.fuzz import BATCH_SIZES, Fuzzer
@@ -140,10 +140,10 @@ def main(arguments: list[str] | None = None) -> int:
     """Command line; returns the exit code: that of a generation error when a program broke the promise."""
     parser = argparse.ArgumentParser(description="Count programs from random logits that do not parse.")
     parser.add_argument("--tokenizer", type=Path, required=True, help="tokenizer.json of a model")
-    parser.add_argument("--n", type=int, default=100_000, help="generations, split evenly over the grammars")
+    parser.add_argument("--n", type=at_least(1), default=100_000, help="generations, split evenly over the grammars")
     parser.add_argument("--grammar", action="append", choices=shipped(), help="only this one; may be repeated")
-    parser.add_argument("--seed", type=int, default=0, help="of the logits")
-    parser.add_argument("--num-processes", type=int, default=1, help="grammars that run at once")
+    parser.add_argument("--seed", type=at_least(0), default=0, help="of the logits")
+    parser.add_argument("--num-processes", type=at_least(1), default=1, help="grammars that run at once")
     parser.add_argument("--output", type=Path, required=True, help="JSON file to write")
     options = parser.parse_args(arguments)
     return exit_code(lambda: _measure(options))

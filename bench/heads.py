@@ -23,7 +23,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from edgedsl import machine
-from edgedsl.bench.command import run, say
+from edgedsl.bench.command import at_least, run, say
 from edgedsl.evaluation.record import busy_caveat, head, load_average
 from edgedsl.exporters.head import MAX_SHARE
 from edgedsl.exporters.passes.graph import add_weight, save_graph, use_contrib
@@ -163,7 +163,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Measure what a trimmed head saves.")
     parser.add_argument("--tokenizer", type=Path, required=True, help="tokenizer.json of a model")
     parser.add_argument("--grammar", action="append", help="name or file; may be repeated (default: all shipped)")
-    parser.add_argument("--num-calls", type=int, default=30, help="calls of each head and size")
+    parser.add_argument("--num-calls", type=at_least(1), default=30, help="calls of each head and size")
     return run(parser, arguments, _record)
 
 

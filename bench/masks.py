@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from edgedsl import machine
-from edgedsl.bench.command import run, say
+from edgedsl.bench.command import at_least, run, say
 from edgedsl.bench.gbnf import from_grammar
 from edgedsl.bench.mask_engines import SPARE
 from edgedsl.bench.mask_worker import MaskProcess, Run
@@ -217,11 +217,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Measure masks beside those of other engines.")
     parser.add_argument("--tokenizer", type=Path, required=True, help="tokenizer.json of a model")
     parser.add_argument("--grammar", action="append", help="name or file; may be repeated (default: all shipped)")
-    parser.add_argument("--num-programs", type=int, default=50, help="samples of each grammar beside its accept cases")
+    parser.add_argument(
+        "--num-programs", type=at_least(0), default=50, help="samples of each grammar beside its accept cases"
+    )
     parser.add_argument("--engine", action="append", choices=list(LABELS), help="only this one; may be repeated")
     parser.add_argument("--xgrammar-python", type=Path, help="interpreter that has edgedsl and xgrammar")
     parser.add_argument("--timeout-s", type=float, default=60.0, help="longest wait for a compilation or a program")
-    parser.add_argument("--seed", type=int, default=0, help="of samples and logits")
+    parser.add_argument("--seed", type=at_least(0), default=0, help="of samples and logits")
     return run(parser, arguments, _record)
 
 

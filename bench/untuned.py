@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from edgedsl import machine
-from edgedsl.bench.command import run
+from edgedsl.bench.command import at_least, run
 from edgedsl.config import Config, load_config
 from edgedsl.data.pairs import read_pairs, spread
 from edgedsl.evaluation.record import busy_caveat, head, load_average
@@ -67,7 +67,9 @@ def main(arguments: list[str] | None = None) -> int:
     """Command line; returns the exit code."""
     parser = argparse.ArgumentParser(description="Measure the untuned base model with examples in its prompt.")
     parser.add_argument("--project", type=Path, default=Path(), help="project folder or file (default: here)")
-    parser.add_argument("--num-rows", type=int, default=None, help="test pairs to take, evenly spaced (default: all)")
+    parser.add_argument(
+        "--num-rows", type=at_least(1), default=None, help="test pairs to take, evenly spaced (default: all)"
+    )
     parser.add_argument("--offline", action="store_true", help="open no connection")
     return run(
         parser, arguments, lambda given: measure(load_config(given.project), given.num_rows, offline=given.offline)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from edgedsl.bench.command import at_least
 from edgedsl.bench.process import JsonProcess, threads
 from edgedsl.errors import ConfigError, GenerationError
 
@@ -60,3 +62,13 @@ def test_a_process_that_hangs_is_killed(process: JsonProcess) -> None:
 def test_an_interpreter_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"^interpreter '/no/such/python' cannot be started: No such file"):
         JsonProcess(["/no/such/python"], {}, tmp_path / "log")
+
+
+@pytest.mark.parametrize("text", ["0", "-3", "2.5", "many", ""])
+def test_numbers_of_options_are_checked(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--num", type=at_least(1))
+    assert parser.parse_args(["--num", "1"]).num == 1
+    with pytest.raises(SystemExit):
+        parser.parse_args(["--num", text])
+    assert f"'{text}' is not a whole number of at least 1" in capsys.readouterr().err

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from edgedsl import machine
-from edgedsl.bench.command import exit_code, say, write_result
+from edgedsl.bench.command import at_least, exit_code, say, write_result
 from edgedsl.bench.peers import environments
 from edgedsl.bench.peers.measure import Plan, measure, parse_specs
 from edgedsl.bench.peers.specs import PEERS, Spec
@@ -70,12 +70,14 @@ def _add_measurement(command: argparse.ArgumentParser) -> None:
         help="with commas; PEER:QUANTIZATION+FEATURE is one setting of a peer, features: "
         f"flat (any name of the catalogue anywhere), {', '.join(features)} (default: {DEFAULT_PEERS})",
     )
-    command.add_argument("--num", type=int, default=100, help="questions, evenly spaced over the pairs (default: 100)")
+    command.add_argument(
+        "--num", type=at_least(1), default=100, help="questions, evenly spaced over the pairs (default: 100)"
+    )
     command.add_argument("--quick", action="store_true", help=f"{QUICK} questions, or what fits into {QUICK_S:g} s")
-    command.add_argument("--streams", type=int, default=1, help="that ask at a time (default: 1)")
-    command.add_argument("--num-warmup", type=int, default=3, help="answers of each that are not counted")
-    command.add_argument("--max-tokens", type=int, default=256, help="budget of an answer")
-    command.add_argument("--num-threads", type=int, default=0, help="of each contestant; 0 takes every core")
+    command.add_argument("--streams", type=at_least(1), default=1, help="that ask at a time (default: 1)")
+    command.add_argument("--num-warmup", type=at_least(0), default=3, help="answers of each that are not counted")
+    command.add_argument("--max-tokens", type=at_least(1), default=256, help="budget of an answer")
+    command.add_argument("--num-threads", type=at_least(0), default=0, help="of each contestant; 0 takes every core")
     command.add_argument("--timeout-s", type=float, default=120.0, help="longest wait for an answer")
     command.add_argument("--output", type=Path, default=None, help="JSON file to write")
 
