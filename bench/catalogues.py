@@ -17,12 +17,11 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from edgedsl import machine
-from edgedsl.bench.command import at_least, run, say
+from edgedsl.bench.command import at_least, document, run, say
 from edgedsl.bench.memory import memory_now
 from edgedsl.catalogue import Catalogue, bind
 from edgedsl.errors import GenerationError
-from edgedsl.evaluation.record import busy_caveat, head, load_average
+from edgedsl.evaluation.record import load_average
 from edgedsl.grammar import Grammar, Subset
 from edgedsl.grammar.authoring.fuzz import Fuzzer
 from edgedsl.grammar.authoring.token_set import open_tokens
@@ -101,7 +100,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _record(options: argparse.Namespace) -> dict[str, Any]:
-    load, facts = load_average(), machine.fingerprint()
+    load = load_average()
     rows = []
     one = partial(measure, tokenizer=options.tokenizer, num_programs=options.n)
     context = multiprocessing.get_context("spawn")
@@ -109,21 +108,16 @@ def _record(options: argparse.Namespace) -> dict[str, Any]:
         for row in processes.map(one, options.size or SIZES):
             say(f"{row['functions']} functions: {row['compile_ms']:.0f} ms to compile")
             rows.append(row)
-    return {
-        **head(),
-        "kind": "catalogues",
-        "title": "Catalogues of many functions",
-        "caption": {
-            "model": f"none, a tokenizer of {open_tokens(options.tokenizer).tokenizer.vocab_size:,} tokens",
-            "grammar": "calls with parameters of their own, made for this",
-            "cpu": f"{facts['cpu_model']}, one thread",
-            "command": f"python -m edgedsl.bench.catalogues --tokenizer tokenizer.json --n {options.n}",
-        },
-        "caveats": busy_caveat(load),
-        "load_average": load,
-        "machine": facts,
-        "rows": rows,
-    }
+    return document(
+        "catalogues",
+        "Catalogues of many functions",
+        rows,
+        load,
+        model=f"none, a tokenizer of {open_tokens(options.tokenizer).tokenizer.vocab_size:,} tokens",
+        grammar="calls with parameters of their own, made for this",
+        cpu="one thread",
+        command=f"python -m edgedsl.bench.catalogues --tokenizer tokenizer.json --n {options.n}",
+    )
 
 
 if __name__ == "__main__":

@@ -9,8 +9,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from edgedsl import atomic
+from edgedsl import atomic, machine
 from edgedsl.errors import EdgeDSLError
+from edgedsl.evaluation.record import busy_caveat, head
 
 Record = dict[str, Any]
 
@@ -43,6 +44,26 @@ def at_least(minimum: int) -> Callable[[str], int]:
         return number
 
     return read
+
+
+def document(
+    kind: str, title: str, rows: Sequence[Record], load: float | None, caveats: Sequence[str] = (), **caption: str
+) -> Record:
+    """What most results hold, with room for more.
+
+    Args:
+        kind: of :mod:`edgedsl.bench.table`.
+        title: of its table.
+        rows: of the table.
+        load: average at the start; a busy machine is one more caveat.
+        caveats: of the figures.
+        caption: ``model``, ``grammar``, ``cpu`` (what runs beside its model, such as "one thread") and ``command``.
+    """
+    facts = machine.fingerprint()
+    caption = {**caption, "cpu": f"{facts['cpu_model']}, {caption['cpu']}"}
+    measured = {"machine": facts, "load_average": load, "rows": list(rows)}
+    told = [*caveats, *busy_caveat(load)]
+    return {**head(), "kind": kind, "title": title, "caption": caption, "caveats": told, **measured}
 
 
 def exit_code(action: Callable[[], object]) -> int:

@@ -19,22 +19,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import onnx
-import torch
 from tokenizers import AddedToken, decoders, models, pre_tokenizers
 from tokenizers import Tokenizer as Backend
-from transformers import AutoModelForCausalLM, Qwen2Config
 
 from edgedsl import machine
-from edgedsl.bench.command import at_least, run, say
-from edgedsl.bundle.manifest import ModelInfo
-from edgedsl.evaluation.record import busy_caveat, head, load_average
+from edgedsl.bench import shapes
+from edgedsl.bench.command import at_least, document, run, say
+from edgedsl.evaluation.record import load_average
 from edgedsl.evaluation.statistics import summary
-from edgedsl.exporters.fused import FusedExporter
-from edgedsl.exporters.fused.on_device import to_device
-from edgedsl.exporters.passes.graph import save_graph
-from edgedsl.exporters.quantize import quantize_model
-from edgedsl.exporters.recipes import HALF, RECIPES
+from edgedsl.exporters.recipes import HALF
 from edgedsl.grammar import Grammar
 from edgedsl.prompt import PromptTemplate
 from edgedsl.provider_probe import check_runs
@@ -56,13 +49,9 @@ _SPECIAL = ("<|im_start|>", "<|im_end|>")
 _ROUNDS = 50
 
 
-def shape(num_layers: int = 24) -> Qwen2Config:
+def shape(num_layers: int) -> Any:
     """Of Qwen2.5-0.5B, but for the number of layers."""
-    return Qwen2Config(
-        vocab_size=151_936, hidden_size=896, intermediate_size=4864, num_hidden_layers=num_layers,
-        num_attention_heads=14, num_key_value_heads=2, max_position_embeddings=32_768, rope_theta=1e6,
-        rms_norm_eps=1e-6, tie_word_embeddings=True, bos_token_id=1, eos_token_id=2,
-    )  # fmt: skip
+    return shapes.shape("qwen2.5-0.5b", num_hidden_layers=num_layers)
 
 
 def tokenizer(vocab_size: int = _VOCABULARY) -> Tokenizer:
@@ -79,25 +68,6 @@ def tokenizer(vocab_size: int = _VOCABULARY) -> Tokenizer:
 
 def _byte_names() -> Iterator[str]:
     yield from sorted(pre_tokenizers.ByteLevel.alphabet())
-
-
-def write_model(config: Any, recipe: str, folder: Path, context_length: int = CONTEXT) -> ModelInfo:
-    """Write model.onnx of a random model; what a manifest would say of it."""
-    torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
-    path = FusedExporter().export(model, folder, context_length=context_length).path
-    del model
-    graph = onnx.load(path)
-    if settings := RECIPES[recipe]:
-        quantize_model(graph, replace(settings, search_steps=1))
-    to_device(graph, HALF[recipe], context_length)
-    save_graph(graph, path)
-    return ModelInfo(
-        architecture=config.model_type, base_model="random weights", base_sha256="", adapter_sha256="",
-        num_layers=config.num_hidden_layers, num_kv_heads=config.num_key_value_heads,
-        head_dim=config.hidden_size // config.num_attention_heads, vocab_size=config.vocab_size,
-        context_length=context_length, kv_layout="shared", quantization=recipe, kv_dtype=HALF[recipe],
-    )  # fmt: skip
 
 
 def measure(decoder: Decoder, tokens: Tokenizer, num_answers: int, max_tokens: int) -> list[dict[str, Any]]:
@@ -181,7 +151,7 @@ def _record(options: argparse.Namespace) -> dict[str, Any]:
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
         say("writing the model")
-        info = write_model(shape(options.num_layers), options.quantize, Path(folder))
+        info = shapes.write_random(shape(options.num_layers), options.quantize, Path(folder), CONTEXT)
         for captures in (True, False) if options.execution_provider == "cuda" else (False,):
             decoder = Decoder(
                 Path(folder) / "model.onnx",
@@ -198,34 +168,25 @@ def _record(options: argparse.Namespace) -> dict[str, Any]:
 def _document(
     options: argparse.Namespace, decoder: Decoder, rows: list[dict[str, Any]], load: float | None
 ) -> dict[str, Any]:
-    facts = machine.fingerprint()
-    device = ", ".join(facts["gpus"]) or "GPU" if options.execution_provider == "cuda" else facts["cpu_model"]
-    return {
-        **head(),
-        "kind": "cuda",
-        "title": "A model of Qwen2.5-0.5B's shape, batch 1, no drafts",
-        "caption": {
-            "model": f"random weights, {options.num_layers} layers, {options.quantize}",
-            "grammar": ", ".join(LANGUAGES),
-            "cpu": f"{device} ({options.execution_provider})",
-            "command": f"python -m edgedsl.bench.cuda --quantize {options.quantize} --num-layers {options.num_layers} "
-            f"--num-answers {options.num_answers} --max-tokens {options.max_tokens}"
-            f" --execution-provider {options.execution_provider}",
-        },
-        "caveats": [
+    device = options.execution_provider
+    record = document(
+        "cuda",
+        "A model of Qwen2.5-0.5B's shape, batch 1, no drafts",
+        rows,
+        load,
+        [
             "The weights are random: a trained model's best token is legal mostly, so its speed is near that of the "
             "language in which every word is legal.",
             "An answer's token has the model, the grammar, the budget and the text in it; a call has the model alone.",
-            *busy_caveat(load),
         ],
-        "runtime": {
-            "execution_provider": decoder.session.get_providers()[0],
-            "nodes": decoder.placement.num_nodes,
-        },
-        "machine": facts,
-        "load_average": load,
-        "rows": rows,
-    }
+        model=f"random weights, {options.num_layers} layers, {options.quantize}",
+        grammar=", ".join(LANGUAGES),
+        cpu=", ".join([*machine.fingerprint()["gpus"], device]) if device == "cuda" else device,
+        command=f"python -m edgedsl.bench.cuda --quantize {options.quantize} --num-layers {options.num_layers} "
+        f"--num-answers {options.num_answers} --max-tokens {options.max_tokens} --execution-provider {device}",
+    )
+    found = {"execution_provider": decoder.session.get_providers()[0], "nodes": decoder.placement.num_nodes}
+    return {**record, "runtime": found}
 
 
 if __name__ == "__main__":

@@ -22,9 +22,8 @@ import onnx_ir as ir
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from edgedsl import machine
-from edgedsl.bench.command import at_least, run, say
-from edgedsl.evaluation.record import busy_caveat, head, load_average
+from edgedsl.bench.command import at_least, document, run, say
+from edgedsl.evaluation.record import load_average
 from edgedsl.exporters.head import MAX_SHARE
 from edgedsl.exporters.passes.graph import add_weight, save_graph, use_contrib
 from edgedsl.exporters.passes.trim_head import trim_head
@@ -177,22 +176,20 @@ def _record(options: argparse.Namespace) -> dict[str, Any]:
     for name in names:
         found[Path(name).stem] = reached(name, tokens)
         say(f"{name}: {len(found[Path(name).stem]):,} of {vocab_size:,} tokens")
-    facts = machine.fingerprint()
+    record = document(
+        "heads",
+        "Heads trimmed to what a grammar can reach",
+        rows(found, vocab_size, options.num_calls),
+        load,
+        _caveats(vocab_size),
+        model="heads in the shape of models, int8, random weights",
+        grammar=", ".join(found) if options.grammar else f"{len(found)} shipped",
+        cpu=f"{available_cores()} threads",
+        command=f"python -m edgedsl.bench.heads --tokenizer FILE --num-calls {options.num_calls}",
+    )
     return {
-        **head(),
-        "kind": "heads",
-        "title": "Heads trimmed to what a grammar can reach",
-        "caption": {
-            "model": "heads in the shape of models, int8, random weights",
-            "grammar": ", ".join(found) if options.grammar else f"{len(found)} shipped",
-            "cpu": f"{facts['cpu_model']}, {available_cores()} threads",
-            "command": f"python -m edgedsl.bench.heads --tokenizer FILE --num-calls {options.num_calls}",
-        },
-        "caveats": [*_caveats(vocab_size), *busy_caveat(load)],
-        "machine": facts,
+        **record,
         "tokenizer_sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
-        "load_average": load,
-        "rows": rows(found, vocab_size, options.num_calls),
         "by_grammar": [_reach(name, token_ids, vocab_size) for name, token_ids in found.items()],
     }
 

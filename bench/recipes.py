@@ -11,13 +11,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from edgedsl import machine
-from edgedsl.bench.command import run
+from edgedsl.bench.command import document, run
 from edgedsl.bundle.manifest import open_bundle
 from edgedsl.bundle.schema import Manifest
 from edgedsl.errors import DataError
-from edgedsl.evaluation.record import head
 from edgedsl.exporters.quality import HOPS
+from edgedsl.runtime.providers import available_cores
 
 
 def record(manifest: Manifest) -> dict[str, Any]:
@@ -31,24 +30,20 @@ def record(manifest: Manifest) -> dict[str, Any]:
         raise DataError(
             f"the export of '{manifest.name}' tried one recipe only", hint="run 'edgedsl export --quantize auto'"
         )
-    facts = machine.fingerprint()
-    return {
-        **head(),
-        "kind": "recipes",
-        "title": f"What auto measured for {manifest.name}",
-        "caption": {
-            "model": manifest.model.base_model,
-            "grammar": manifest.name,
-            "cpu": f"{facts['cpu_model']}, {facts['cores']['usable']} cores",
-            "command": "edgedsl export --quantize auto",
-        },
-        "caveats": [
+    return document(
+        "recipes",
+        f"What auto measured for {manifest.name}",
+        [_row(name, entry, manifest.model.quantization) for name, entry in tried.items()],
+        None,  # the export's is not kept
+        [
             "Recipes that take the same time are compared by how close they are to fp32 first (likeliest token, "
-            "divergence); only the closest goes on.",
+            "divergence); only the closest goes on."
         ],
-        "machine": facts,
-        "rows": [_row(name, entry, manifest.model.quantization) for name, entry in tried.items()],
-    }
+        model=manifest.model.base_model,
+        grammar=manifest.name,
+        cpu=f"{available_cores()} cores",
+        command="edgedsl export --quantize auto",
+    )
 
 
 def _row(name: str, entry: Mapping[str, Any], taken: str) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from edgedsl import atomic
-from edgedsl.bench.command import at_least, exit_code
+from edgedsl.bench.command import exit_code
 from edgedsl.catalogue import Catalogue, bind
 from edgedsl.errors import DataError, GrammarError
 from edgedsl.grammar import Grammar
@@ -172,12 +172,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Write the ThingTalk data set as an edgedsl project folder.")
     parser.add_argument("data", type=Path, help="folder with catalogue.json.gz, train.jsonl.gz and dev.jsonl.gz")
     parser.add_argument("output", type=Path, help="project folder to write")
-    parser.add_argument("--max-rows", type=at_least(1), default=None, help="training rows to sample (default: all)")
-    parser.add_argument("--real-passes", type=at_least(0), default=0, help="times that each real row stands in train")
-    parser.add_argument(
-        "--refusals", type=at_least(0), default=0, help="made-up requests to refuse that are added to train"
-    )
-    parser.add_argument("--seed", type=at_least(0), default=0, help="seed of the sample")
+    parser.add_argument("--max-rows", type=int, default=None, help="training rows to sample (default: all)")
+    parser.add_argument("--real-passes", type=int, default=0, help="times that each real row stands in train")
+    parser.add_argument("--refusals", type=int, default=0, help="made-up requests to refuse that are added to train")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the sample")
     options = parser.parse_args(arguments)
     return exit_code(
         lambda: write_project(

@@ -24,7 +24,8 @@ TINY = LlamaConfig(
 
 @pytest.fixture(autouse=True)
 def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bandwidth, "SHAPES", {"tiny": TINY})
+    monkeypatch.setattr(bandwidth.shapes, "shape", lambda name: {"tiny": TINY}[name])
+    monkeypatch.setattr(bandwidth.shapes, "NAMES", ("tiny",))
     monkeypatch.setattr(bandwidth, "_READ_BYTES", 1 << 20)
 
 
@@ -35,20 +36,24 @@ def test_a_step_reads_the_weights_but_not_the_embedding() -> None:
     per_block = (4 + 1) / 32
     assert of["int8"] == pytest.approx(weights * (1 + per_block) + tables, rel=0.05)
     layers = weights - 256 * 64
-    assert of["int8"] - of["int4"] == pytest.approx(layers / 2, rel=0.05)
+    assert of["int8"] - of["int4-rtn"] == pytest.approx(layers / 2, rel=0.05)
 
 
-def test_more_threads_read_the_same_bytes() -> None:
-    assert bandwidth.read_bandwidth(2, 1 << 20) > 0
+@pytest.mark.parametrize("num_threads", [1, 3])
+def test_each_byte_is_read_by_one_thread(num_threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[int] = []
+    monkeypatch.setattr(bandwidth.np, "max", lambda part: read.append(part.nbytes))
+    assert bandwidth.read_bandwidth(num_threads, 1 << 10) > 0
+    assert (len(read), sum(read)) == (num_threads * bandwidth._NUM_READS, bandwidth._NUM_READS << 10)
 
 
 def test_the_command_writes_rows_that_the_table_shows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     output = tmp_path / "bandwidth_here_202611.json"
     assert bandwidth.main(["--num-threads", "1", "--output", str(output)]) == 0
     rows = json.loads(output.read_text())["rows"]
-    assert [(row["shape"], row["recipe"]) for row in rows] == [("tiny", "int8"), ("tiny", "int4")]
+    assert [(row["shape"], row["recipe"]) for row in rows] == [("tiny", "int8"), ("tiny", "int4-rtn")]
     for row in rows:
         assert row["read_gb_s"] == pytest.approx(row["num_bytes"] / row["step_ms_p50"] / 1e6, rel=0.2, abs=0.01)
         assert row["bandwidth_share"] == pytest.approx(row["read_gb_s"] / row["machine_gb_s"], rel=0.2, abs=0.01)
-    assert "| tiny | int4 |" in render(tmp_path)
+    assert "| tiny | int4-rtn |" in render(tmp_path)
     assert "of the bandwidth" in capsys.readouterr().err

@@ -20,7 +20,7 @@ def small(num_layers: int) -> Qwen2Config:
 
 
 def test_the_shape_is_that_of_qwen_2_5_0_5b() -> None:
-    config = cuda.shape()
+    config = cuda.shape(24)
     width = config.hidden_size
     projections = (14 + 2 * 2) * 64 * (width + 1) + width * width  # biases on q, k and v
     layer = projections + 3 * width * config.intermediate_size + 2 * width
