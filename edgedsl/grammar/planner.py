@@ -8,24 +8,22 @@ inside a program.
 
 from __future__ import annotations
 
-import heapq
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable
 from copy import copy
 
 from edgedsl.errors import GrammarError
-from edgedsl.grammar.lalr import Costs, Stack
+from edgedsl.grammar.lalr import Costs
 from edgedsl.grammar.node import Ways
 from edgedsl.grammar.position import EMPTY, Automaton, Position
+from edgedsl.grammar.spelling import Spelling
 from edgedsl.grammar.token_classes import TokenClasses
 from edgedsl.grammar.vocabulary import Vocabulary
 
-_BYTES_PER_TOKEN = 2  # a guess that only orders a search
 # An ending that is a little too long is searched for a shorter one, this hard, where the lexer is this small.
 _MAX_EXCESS = 2
 _MAX_VISITS = 64
 _MAX_LEXER_STATES = 256
-_MAX_OPTIONS = 8  # spellings of one terminal that are compared
 Check = Callable[[list[int]], bool]
 
 
@@ -44,9 +42,8 @@ class Planner:
     def __init__(self, automaton: Automaton, vocabulary: Vocabulary, is_program: Check) -> None:
         self.vocabulary = vocabulary
         self.classes = TokenClasses(automaton, vocabulary.token_bytes)
-        self._few_tokens: dict[tuple[int, int], tuple[int, bytes] | None] = {}
         self._is_small = len(automaton.nfa.moves) <= _MAX_LEXER_STATES
-        self._bind(automaton, automaton.terminals, {}, is_program)
+        self._bind(automaton, Spelling(automaton, vocabulary), is_program)
 
     def restrict(self, automaton: Automaton, is_program: Check) -> Planner:
         """The planner of a part of the catalogue.
@@ -60,29 +57,13 @@ class Planner:
         """
         restricted = copy(self)
         restricted.classes = self.classes.restrict(automaton)
-        if automaton.dfa is not self.automaton.dfa:
-            restricted._few_tokens = {}
-        terminals = self.automaton.catalogue_terminals | automaton.catalogue_terminals
-        restricted._bind(automaton, terminals, self._shortest, is_program)
+        restricted._bind(automaton, Spelling(automaton, self.vocabulary, self._spelling), is_program)
         return restricted
 
-    def _bind(
-        self,
-        automaton: Automaton,
-        terminals: Iterable[str],
-        known: Mapping[str, tuple[int, bytes] | None],
-        is_program: Check,
-    ) -> None:
-        """Work out costs; ``known`` are the shortest lexemes of the terminals that are not in ``terminals``."""
+    def _bind(self, automaton: Automaton, spelling: Spelling, is_program: Check) -> None:
         self.automaton = automaton
-        self._spellings: dict[tuple[int, str], tuple[bytes, int] | None] = {}
-        self._shortest = {**known}
-        for name in terminals:
-            self._shortest[name] = self._find_rest(automaton.terminal_start(name), automaton.patterns_of(name))
-        tokens = {name: found[0] if found else math.inf for name, found in self._shortest.items()}
-        self._costs = Costs(automaton.tables, "tokens", tokens)
-        self._byte_costs = Costs(automaton.tables, "bytes", {name: automaton.length(name) for name in tokens})
-        self._separators = [found[1] for name, found in self._shortest.items() if name in automaton.ignored and found]
+        self._spelling = spelling
+        self._byte_costs = Costs(automaton.tables, "bytes", {name: automaton.length(name) for name in spelling.lexemes})
         self._is_program = is_program
         self._min_tokens: int | None = None
         self.enough_tokens = self._short_program(automaton.start())
@@ -112,14 +93,14 @@ class Planner:
         """Tokens that are enough to end the program: those of what follows, and a token a byte for the begun lexeme."""
         node = position.node
         if node.bound < 0:
-            node.bound = self._least(position, self._costs)
+            node.bound = self._least(position, self._spelling.costs)
         return node.bound
 
     def completion(self, position: Position) -> list[int] | None:
         """Tokens of a short ending, spelled; empty where the program may end here, None where none can be spelled."""
         if self.automaton.is_complete(position):
             return []
-        for text in self._texts(position):
+        for text in self._spelling.texts(position):
             reached = self.automaton.advance(position, text)
             tokens = self.vocabulary.segment(text)
             if tokens is not None and reached is not None and self.automaton.is_complete(reached):
@@ -198,163 +179,6 @@ class Planner:
         if lexeme == EMPTY:
             return costs.missing(stack)
         return min(
-            (num_bytes + costs.missing(after) for num_bytes, _, after in self._nearest(stack, lexeme)), default=math.inf
+            (num_bytes + costs.missing(after) for num_bytes, _, after in self._spelling.nearest(stack, lexeme)),
+            default=math.inf,
         )
-
-    def _nearest(self, stack: Stack, lexeme: int) -> Iterator[tuple[float, int, Stack]]:
-        """For each terminal that the begun lexeme may become its nearest pattern: bytes to it, number, stack after it.
-
-        What may follow a name differs from name to name, but its cost does not.
-        """
-        for patterns in self.automaton.distances(lexeme).values():
-            for num_bytes, pattern in patterns:
-                after = self.automaton.after(stack, pattern)
-                if after is not None:
-                    yield num_bytes, pattern, after
-                    break
-
-    def _texts(self, position: Position) -> Iterator[bytes]:
-        """Ways to end, spelled, the cheaper ones first."""
-        stack, lexeme = position
-        if lexeme == EMPTY:
-            yield from self._tails(stack)
-            return
-        nearest = sorted(self._nearest(stack, lexeme), key=lambda way: way[0] + self._costs.missing(way[2]))
-        for _, pattern, after in [*nearest, *self._others(stack, lexeme)]:
-            for tail in self._tails(after):
-                for rest in self._rests(lexeme, pattern):
-                    text = self._join(stack, lexeme, rest, after, tail)
-                    if text is not None:
-                        yield text
-
-    def _tails(self, stack: Stack) -> Iterator[bytes]:
-        """Endings between two lexemes: the one for any names, which may not fit here, then the one for these."""
-        for known in dict.fromkeys([stack.twin, stack]):
-            text = self._text(known)
-            if text is not None:
-                yield text
-
-    def _rests(self, state: int, pattern: int) -> Iterator[bytes]:
-        """What is missing of a pattern: the fewest bytes, then those of few tokens after which nothing else matches."""
-        yield self.automaton.dfa.rest(state, pattern)
-        key = (state, pattern)
-        if key not in self._few_tokens:
-            self._few_tokens[key] = self._find_rest(state, [pattern])
-        found = self._few_tokens[key]
-        if found is not None:
-            yield found[1]
-
-    def _others(self, stack: Stack, lexeme: int) -> Iterator[tuple[float, int, Stack]]:
-        """The patterns that are not the nearest of their terminal."""
-        for patterns in self.automaton.distances(lexeme).values():
-            for num_bytes, pattern in patterns:
-                after = self.automaton.after(stack, pattern)
-                if after is not None:
-                    yield num_bytes, pattern, after
-
-    def _find_rest(self, start: int, patterns: list[int]) -> tuple[int, bytes] | None:
-        """Best-first over tokens. Estimated by the bytes that are left, so not always the fewest, but soon found."""
-        dfa, vocabulary, wanted = self.automaton.dfa, self.vocabulary, frozenset(patterns)
-
-        def step(state: int, byte: int) -> int | None:
-            target = dfa.step(state, byte)
-            return target if target >= 0 and not wanted.isdisjoint(dfa.patterns[target]) else None
-
-        def is_match(state: int) -> bool:
-            return bool(dfa.accepts[state]) and dfa.accepts[state][0] in wanted
-
-        if is_match(start):
-            return 0, b""
-        heap: list[tuple[float, int, bytes, int]] = [(0.0, 0, b"", start)]
-        seen = {start}
-        while heap:
-            _, count, text, state = heapq.heappop(heap)
-            for token_id, target in vocabulary.walk(state, step, dfa.few_bytes):
-                if target in seen:
-                    continue
-                spelled = text + vocabulary.token_bytes[token_id]
-                if is_match(target):
-                    return count + 1, spelled
-                seen.add(target)
-                missing = min(size for pattern, size in dfa.distances(target).items() if pattern in wanted)
-                heapq.heappush(heap, (count + 1 + missing / _BYTES_PER_TOKEN, count + 1, spelled, target))
-        return None
-
-    def _text(self, stack: Stack) -> bytes | None:
-        """The bytes of the cheapest ending between two lexemes; None where it cannot be spelled."""
-        pending: list[tuple[Stack, bytes, Stack]] = []
-        current = stack
-        while not (node := Position(current).node).is_spelled:
-            name = next(self._costs.completion(current), None)
-            found = None if name is None else self._next_lexeme(current, name)
-            if found is None:
-                node.text, node.is_spelled = b"" if name is None else None, True
-                break
-            pending.append((current, *found))
-            current = found[1]
-        for before, spelling, after in reversed(pending):
-            tail, node = Position(after).node.text, Position(before).node
-            start = self.automaton.lexer_start(before)
-            node.text = None if tail is None else self._join(before, start, spelling, after, tail)
-            node.is_spelled = True
-        return Position(stack).node.text
-
-    def _next_lexeme(self, stack: Stack, terminal: str) -> tuple[bytes, Stack] | None:
-        """A cheap spelling of a terminal here, and the stack after it."""
-        key = (self.automaton.lexer_start(stack), terminal)
-        if key not in self._spellings:
-            self._spellings[key] = self._spell(stack, *key)
-        found = self._spellings[key]
-        after = None if found is None else self.automaton.after(stack, found[1])
-        return None if found is None or after is None else (found[0], after)
-
-    def _spell(self, stack: Stack, start: int, terminal: str) -> tuple[bytes, int] | None:
-        """The spelling of fewest tokens among a terminal's nearest patterns, and the pattern."""
-        automaton = self.automaton
-        options: list[tuple[int, bytes, int]] = []
-        for _, pattern in automaton.distances(start).get(terminal, ())[:_MAX_OPTIONS]:
-            after = automaton.after(stack, pattern)
-            if after is None:
-                continue
-            for rest in self._rests(start, pattern):
-                tokens = self.vocabulary.segment(rest)
-                if tokens is not None and self._becomes(stack, self._end_of(start, rest), after):
-                    options.append((len(tokens), rest, pattern))
-                    break
-        return min(options)[1:] if options else None
-
-    def _join(self, stack: Stack, lexeme: int, rest: bytes, after: Stack, tail: bytes) -> bytes | None:
-        """A lexeme and the text behind it, with something ignored between them where they would run together.
-
-        Args:
-            stack: before the lexeme.
-            lexeme: the lexer's state inside it.
-            rest: the bytes that are missing of it.
-            after: the stack behind it.
-            tail: an ending from there.
-        """
-        automaton = self.automaton
-        lexeme = self._end_of(lexeme, rest)
-        if not self._becomes(stack, lexeme, after):
-            return None
-        for separator in (b"", *self._separators):
-            between = separator + tail
-            if between and automaton.dfa.step(lexeme, between[0]) >= 0:
-                continue
-            reached = automaton.advance(Position(after), separator)
-            if reached is not None and automaton.close(*reached) is after and not self._runs_on(reached.lexeme, tail):
-                return rest + between
-        return None
-
-    def _end_of(self, lexeme: int, rest: bytes) -> int:
-        """The lexer's state after more bytes of a lexeme; EMPTY where it does not take them."""
-        for byte in rest:
-            if lexeme != EMPTY:
-                lexeme = self.automaton.dfa.step(lexeme, byte)
-        return lexeme
-
-    def _becomes(self, stack: Stack, lexeme: int, after: Stack) -> bool:
-        return lexeme != EMPTY and self.automaton.close(stack, lexeme) is after
-
-    def _runs_on(self, lexeme: int, tail: bytes) -> bool:
-        return lexeme != EMPTY and bool(tail) and self.automaton.dfa.step(lexeme, tail[0]) >= 0
