@@ -9,6 +9,7 @@ from pathlib import Path
 
 from tokenizers import Tokenizer as Backend
 
+from edgedsl import token_bytes
 from edgedsl.errors import ModelError
 from edgedsl.prompt import PromptTemplate, Segment
 
@@ -34,15 +35,27 @@ class Tokenizer:
         self.vocab_size: int = self._backend.get_vocab_size(with_added_tokens=True)
 
     @classmethod
-    def from_file(cls, path: Path) -> Tokenizer:
+    def from_file(cls, path: Path, bytes_path: Path | None = None) -> Tokenizer:
         """Read tokenizer.json.
+
+        Args:
+            path: of it.
+            bytes_path: a file of what its tokens spell, see :mod:`edgedsl.token_bytes`; worked out if None, or where
+                the file is of another tokenizer.
 
         Raises:
             ModelError: missing or malformed file.
         """
+        tokenizer = cls._from_file(path)
+        known = token_bytes.read(bytes_path, tokenizer.json_text) if bytes_path else None
+        if known:
+            tokenizer.token_bytes = known
+        return tokenizer
+
+    @classmethod
+    def _from_file(cls, path: Path) -> Tokenizer:
         try:
-            text = path.read_text(encoding="utf-8")
-            return cls(text)
+            return cls(path.read_text(encoding="utf-8"))
         except FileNotFoundError as exc:
             raise ModelError(f"'{path}' does not exist", hint="a model folder needs tokenizer.json") from exc
         except Exception as exc:  # tokenizers raises bare Exception
@@ -85,6 +98,15 @@ class Tokenizer:
     def end_token_ids(self, template: PromptTemplate) -> list[int]:
         """Ids of the tokens that end a program."""
         return [self.token_id(token) for token in template.end]
+
+    @cached_property
+    def token_bytes(self) -> list[bytes]:
+        """The bytes of each token; of a special one those of its name.
+
+        Raises:
+            ModelError: tokens of a kind whose bytes are not known.
+        """
+        return token_bytes.work_out(self.json_text)
 
     @cached_property
     def special_token_ids(self) -> frozenset[int]:

@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from edgedsl import atomic
+from edgedsl import atomic, token_bytes
 from edgedsl.bundle.manifest import ModelInfo, write_manifest
 from edgedsl.config import Config
 from edgedsl.data.pairs import Pair, read_pairs, spread
@@ -195,12 +195,14 @@ class _Export:
         for name, content in self.source.files.items():
             atomic.write_bytes(folder / name, content)
         catalogue = folder / "catalogue.json" if "catalogue.json" in self.source.files else None
-        tokenizer = Tokenizer.from_file(folder / "tokenizer.json")
+        token_file, spelled = folder / "tokenizer.json", folder / token_bytes.FILE_NAME
+        atomic.write_text(spelled, token_bytes.to_json(Tokenizer.from_file(token_file).json_text))
+        tokenizer = Tokenizer.from_file(token_file, spelled)
         template = PromptTemplate.from_file(folder / "prompt.json")
         tried = try_compile(
             folder / "grammar.lark",
             catalogue,
-            folder / "tokenizer.json",
+            token_file,
             end_token_ids=tokenizer.end_token_ids(template),
         )
         self.say(f"grammar: compiled on trial in {tried}")

@@ -65,7 +65,7 @@ def test_the_quickest_settings_are_taken(
     assert opener.opened == [*ms] + [best] * (best != list(ms)[-1])
 
 
-def test_on_a_busy_machine_nothing_is_chosen_or_kept(
+def test_on_a_busy_machine_nothing_is_chosen_until_it_is_quiet(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     opener = Opener(monkeypatch, {SPINNING: 2.0, WAITING: 1.0})
@@ -75,9 +75,12 @@ def test_on_a_busy_machine_nothing_is_chosen_or_kept(
     assert threads == SPINNING
     assert costs.ms[0] == 2.0
     assert opener.opened == [SPINNING]
-    assert not list(tmp_path.iterdir())
     assert "busy" in caplog.text
+    opener.ms[SPINNING] = 3.0
+    assert opener.load(tmp_path) == (SPINNING, CallCosts((2.0,) * len(SIZES)))  # not measured again while it is busy
     monkeypatch.setattr(calibration, "_is_busy", lambda: False)
+    assert opener.load(tmp_path)[0] == WAITING
+    monkeypatch.setattr(calibration, "_is_busy", lambda: True)
     assert opener.load(tmp_path)[0] == WAITING
 
 
@@ -103,11 +106,12 @@ def test_a_bundle_is_calibrated_once_per_machine(tmp_path: Path, monkeypatch: py
         "",
         "{}",
         "[1]",
-        '{"num_threads": 0, "is_spinning": true, "ms": [1, 1, 1, 1, 1, 1, 1]}',
-        '{"num_threads": 1, "is_spinning": 1, "ms": [1, 1, 1, 1, 1, 1, 1]}',
-        '{"num_threads": 1, "is_spinning": true, "ms": [7, 6, 5, 4, 3, 2, 1]}',
-        '{"num_threads": 1, "is_spinning": true, "ms": ["a"]}',
-        '{"num_threads": 1, "is_spinning": true, "ms": [NaN, 1, 1, 1, 1, 1, 1]}',
+        '{"num_threads": 0, "is_spinning": true, "ms": [1, 1, 1, 1, 1, 1, 1], "is_provisional": false}',
+        '{"num_threads": 1, "is_spinning": 1, "ms": [1, 1, 1, 1, 1, 1, 1], "is_provisional": false}',
+        '{"num_threads": 1, "is_spinning": true, "ms": [7, 6, 5, 4, 3, 2, 1], "is_provisional": false}',
+        '{"num_threads": 1, "is_spinning": true, "ms": [1, 1, 1, 1, 1, 1, 1], "is_provisional": 0}',
+        '{"num_threads": 1, "is_spinning": true, "ms": ["a"], "is_provisional": false}',
+        '{"num_threads": 1, "is_spinning": true, "ms": [NaN, 1, 1, 1, 1, 1, 1], "is_provisional": false}',
     ],
 )
 def test_a_damaged_file_is_measured_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str) -> None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import math
 import mmap
 import os
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -33,6 +34,8 @@ from edgedsl.errors import BundleError
 __all__ = ["SCHEMA_VERSION", "Bundle", "FileEntry", "Manifest", "ModelInfo", "open_bundle", "verify", "write_manifest"]
 
 _ANEW = "copy the bundle again, or export it anew"
+# At a time. Between two pieces the interpreter is asked for, which other threads may hold for milliseconds.
+_HASHED_BYTES = 8 << 20
 
 
 @dataclass(frozen=True)
@@ -92,29 +95,53 @@ def write_manifest(
     return manifest
 
 
-def open_bundle(path: Path, *, verify: bool = True) -> Bundle:
+def open_bundle(path: Path, *, verify: bool = True, max_bytes: float = math.inf) -> Bundle:
     """Open a bundle folder after checking it.
 
     Args:
         path: folder with a manifest.json; may be a symbolic link, nothing inside may.
         verify: also hash every file (about 0.1 s for each 100 MB); names, kinds and sizes are always checked.
+        max_bytes: leave larger files for :func:`check_hashes`.
 
     Raises:
         BundleError: not a bundle, or a file that is missing, changed or not listed; the message names the file.
     """
     folder = Path(os.path.realpath(path))
     content = read_manifest_bytes(folder)
-    try:
+    with _naming(path):
         manifest = parse_manifest(content)
         with os_errors("it cannot be read"):
             _check_listing(folder, manifest)
         for name, entry in manifest.files.items() if verify else ():
-            if _sha256(folder, name) != entry.sha256:
-                raise BundleError(f"file '{name}' was changed: its sha256 differs from the manifest", hint=_ANEW)
+            if entry.size <= max_bytes:
+                _check_hash(folder, name, entry)
         _check_models(folder, manifest)
+    return Bundle(folder, manifest)
+
+
+def check_hashes(bundle: Bundle, names: Iterable[str]) -> None:
+    """Hash files of a bundle and compare them with its manifest.
+
+    Raises:
+        BundleError: one of them was changed, or cannot be read.
+    """
+    with _naming(bundle.path):
+        for name in names:
+            _check_hash(bundle.path, name, bundle.manifest.files[name])
+
+
+def _check_hash(folder: Path, name: str, entry: FileEntry) -> None:
+    if _sha256(folder, name) != entry.sha256:
+        raise BundleError(f"file '{name}' was changed: its sha256 differs from the manifest", hint=_ANEW)
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Say in an error's message which bundle it is about."""
+    try:
+        yield
     except BundleError as exc:
         raise BundleError(f"bundle '{path}': {exc.message}", hint=exc.hint) from exc
-    return Bundle(folder, manifest)
 
 
 def verify(path: Path) -> Manifest:
@@ -239,5 +266,8 @@ def check_model(name: str, file: BufferedReader, start: int, size: int, manifest
 
 
 def _sha256(folder: Path, name: str) -> str:
+    digest, piece = hashlib.sha256(), bytearray(_HASHED_BYTES)
     with open_regular(folder, name) as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        while size := file.readinto(piece):
+            digest.update(memoryview(piece)[:size])
+    return digest.hexdigest()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from copy import copy
 from functools import partial
 from typing import NamedTuple
@@ -68,7 +68,7 @@ class Automaton:
         self._by_name: dict[tuple[str, str], int] = {}
         names = catalogue.terminals if catalogue else {}
         used = [t for t in lark.terminals if t.name in self.tables.terminals | self.ignored]
-        ranks = _ranks(used)
+        ranks = _ranks(used, names)
         for terminal in sorted(used, key=lambda t: (ranks[t.name], not isinstance(t.pattern, PatternStr))):
             self._add(terminal, names.get(terminal.name))
         self.dfa = Dfa(self.nfa, [ranks[pattern.terminal] for pattern in self.patterns])
@@ -229,7 +229,7 @@ class Automaton:
             self._add_name(terminal.name, name)
 
     def _add_name(self, terminal: str, name: str) -> None:
-        self._by_name[terminal, name] = self._add_pattern(terminal, self.nfa.add_text(name.encode(), terminal))
+        self._by_name[terminal, name] = self._add_pattern(terminal, self.nfa.add_text(name.encode()))
 
     def _add_pattern(self, terminal: str, start: int) -> int:
         self.patterns.append(Pattern(terminal, start))
@@ -251,21 +251,26 @@ class Automaton:
         return (stack, begun) if begun >= 0 else None
 
 
-def _ranks(terminals: list[TerminalDef]) -> dict[str, int]:
+def _ranks(terminals: list[TerminalDef], names: Mapping[str, Container[str]]) -> dict[str, int]:
     """The order in which Lark tries terminals: by priority, then the wider and longer pattern.
 
     A fixed string that a regular expression of its priority spells has that one's rank: Lark lets the expression match,
-    and then looks whether the text is the string.
+    and then looks whether the text is the string. ``names``, by terminal, are those of a catalogue: long lists that are
+    looked up, not compiled.
     """
     order = sorted(terminals, key=lambda t: (-t.priority, -t.pattern.max_width, -len(t.pattern.value), t.name))
     ranks = {terminal.name: rank for rank, terminal in enumerate(order)}
-    expressions = [(t, re.compile(t.pattern.to_regexp())) for t in order if not isinstance(t.pattern, PatternStr)]
+    expressions = [(t, _matches(t, names.get(t.name))) for t in order if not isinstance(t.pattern, PatternStr)]
     for terminal in order:
         if isinstance(terminal.pattern, PatternStr):
             covering = [
                 ranks[other.name]
-                for other, expression in expressions
-                if other.priority == terminal.priority and expression.fullmatch(terminal.pattern.value)
+                for other, matches in expressions
+                if other.priority == terminal.priority and matches(terminal.pattern.value)
             ]
             ranks[terminal.name] = min(covering, default=ranks[terminal.name])
     return ranks
+
+
+def _matches(terminal: TerminalDef, names: Container[str] | None) -> Callable[[str], object]:
+    return re.compile(terminal.pattern.to_regexp()).fullmatch if names is None else names.__contains__

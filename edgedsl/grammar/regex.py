@@ -22,6 +22,7 @@ _sre: Any = getattr(re, "_parser")  # noqa: B009  the parser behind re.compile; 
 _op: Any = getattr(re, "_constants")  # noqa: B009
 
 _ASCII = 128
+_IGNORE_CASE = int(re.IGNORECASE)  # a flag of the enum is slow to compare with, and names have many characters
 _MAX_REPEAT = 1000
 _NOWHERE = _FREE = -1  # no next state; no byte is read
 
@@ -34,6 +35,7 @@ class Nfa:
         moves: for each state, ``(first byte, last byte, next state)``.
         owner: for each state, the number of the pattern it belongs to.
         final: for each pattern, its only accepting state.
+        texts: start states of patterns that are one text; one state follows the other up to the final one.
     """
 
     def __init__(self) -> None:
@@ -41,6 +43,7 @@ class Nfa:
         self.moves: list[list[tuple[int, int, int]]] = []
         self.owner: list[int] = []
         self.final: list[int] = []
+        self.texts: list[int] = []
 
     def add(self, pattern: str, name: str) -> int:
         """Add a pattern and return its start state.
@@ -62,18 +65,18 @@ class Nfa:
         copied = Nfa()
         # The moves of a pattern's states do not change once it is built.
         copied.empty, copied.moves = list(self.empty), list(self.moves)
-        copied.owner, copied.final = list(self.owner), list(self.final)
+        copied.owner, copied.final, copied.texts = list(self.owner), list(self.final), list(self.texts)
         return copied
 
-    def add_text(self, text: bytes, name: str) -> int:
+    def add_text(self, text: bytes) -> int:
         """Add a pattern that is one text and return its start state."""
-        builder = _Builder(self, len(self.final), name)
-        start = state = builder.state()
-        for byte in text:
-            following = builder.state()
-            self.moves[state].append((byte, byte, following))
-            state = following
-        self.final.append(state)
+        start = len(self.owner)
+        self.owner += [len(self.final)] * (len(text) + 1)
+        self.empty += ([] for _ in range(len(text) + 1))
+        self.moves += ([(byte, byte, state)] for state, byte in enumerate(text, start + 1))
+        self.moves.append([])
+        self.texts.append(start)
+        self.final.append(start + len(text))
         return start
 
 
@@ -97,7 +100,7 @@ class _Builder:
         return start
 
     def _piece(self, operator: Any, argument: Any, start: int, flags: int) -> int:
-        if operator is _op.LITERAL and argument < _ASCII and not flags & re.IGNORECASE:  # most of a long list of names
+        if operator is _op.LITERAL and argument < _ASCII and not flags & _IGNORE_CASE:  # most of a long list of names
             return self._move(start, argument, argument, self.state())
         if operator in (_op.LITERAL, _op.NOT_LITERAL, _op.IN, _op.ANY):
             return self._characters(matched(operator, argument, flags), start)
@@ -291,16 +294,21 @@ class Dfa:
 
 def _nearest_ends(nfa: Nfa) -> tuple[list[float], list[tuple[int, int]]]:
     """For each state the fewest bytes to its pattern's end, and the move towards it: next state, byte (-1: none)."""
-    before: list[list[tuple[int, int]]] = [[] for _ in nfa.owner]
-    for state, targets in enumerate(nfa.empty):
-        for target in targets:
-            before[target].append((state, _FREE))
-    for state, moves in enumerate(nfa.moves):
-        for low, high, target in moves:
-            before[target].append((state, _plain(low, high)))
     distances = [math.inf] * len(nfa.owner)
     towards = [(_NOWHERE, _FREE)] * len(nfa.owner)
-    level, distance = dict.fromkeys(nfa.final, (_NOWHERE, _FREE)), 0
+    for start in nfa.texts:
+        end = nfa.final[nfa.owner[start]]
+        distances[start : end + 1] = range(end - start, -1, -1)
+        towards[start:end] = [(target, byte) for ((byte, _, target),) in nfa.moves[start:end]]
+    before: list[list[tuple[int, int]]] = [[] for _ in nfa.owner]
+    for state, distance in enumerate(distances):
+        if distance == math.inf:
+            for target in nfa.empty[state]:
+                before[target].append((state, _FREE))
+            for low, high, target in nfa.moves[state]:
+                before[target].append((state, _plain(low, high)))
+    level = {state: (_NOWHERE, _FREE) for state in nfa.final if distances[state]}
+    distance = 0
     while level:
         following: dict[int, tuple[int, int]] = {}
         waiting = list(level.items())

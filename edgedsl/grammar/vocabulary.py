@@ -20,14 +20,13 @@ class Vocabulary:
     """
 
     def __init__(self, token_bytes: Sequence[bytes]) -> None:
-        self._sorted = sorted((data, token_id) for token_id, data in enumerate(token_bytes) if data)
-        self._bytes = [data for data, _ in self._sorted]
-        self._ids = dict(reversed(self._sorted))
+        token_ids = sorted((i for i, data in enumerate(token_bytes) if data), key=token_bytes.__getitem__)
+        self._token_ids = token_ids
+        self._bytes = [token_bytes[token_id] for token_id in token_ids]
+        self._ids = dict(zip(reversed(self._bytes), reversed(token_ids), strict=True))
         self.longest = max(map(len, self._bytes), default=0)
         self.token_bytes = list(token_bytes)
-        self._longest_of: dict[bytes, int] = {}  # by its first two bytes: the length of the longest token
-        for data in self._bytes:
-            self._longest_of[data[:2]] = max(len(data), self._longest_of.get(data[:2], 0))
+        self._longest_of: dict[bytes, int] = {}  # by its first two bytes
         self._segments: dict[bytes, list[int] | None] = {}
 
     def walk(
@@ -47,7 +46,7 @@ class Vocabulary:
         while waiting:
             state, low, high, depth = waiting.pop()
             while low < high and len(self._bytes[low]) == depth:  # two tokens may spell the same: byte fallback
-                yield self._sorted[low][1], state
+                yield self._token_ids[low], state
                 low += 1
             if low == high:
                 continue
@@ -88,6 +87,14 @@ class Vocabulary:
             self._segments[data] = self._segment(data)
         return self._segments[data]
 
+    def _longest(self, beginning: bytes) -> int:
+        """Length of the longest token that begins so; 1 where none does."""
+        if beginning not in self._longest_of:
+            first = bisect_left(self._bytes, beginning)
+            last = bisect_left(self._bytes, True, first, key=lambda data: not data.startswith(beginning))
+            self._longest_of[beginning] = max(map(len, self._bytes[first:last]), default=1)
+        return self._longest_of[beginning]
+
     def _segment(self, data: bytes) -> list[int] | None:
         # Per end of a beginning: its number of tokens, and where the last of them begins.
         best = [(0, 0)] + [(_UNSPELT, 0)] * len(data)
@@ -95,7 +102,7 @@ class Vocabulary:
             count = best[start][0] + 1
             if count > _UNSPELT:
                 continue
-            for end in range(start + 1, min(len(data), start + self._longest_of.get(data[start : start + 2], 1)) + 1):
+            for end in range(start + 1, min(len(data), start + self._longest(data[start : start + 2])) + 1):
                 if data[start:end] in self._ids and count < best[end][0]:
                     best[end] = (count, start)
         if best[-1][0] == _UNSPELT:

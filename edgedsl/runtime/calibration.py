@@ -1,7 +1,7 @@
 """How a bundle runs best on this machine: threads, spinning and what a model call then costs.
 
 Measured at the first load, a few seconds, and kept with the machine's fingerprint. On a machine that others use at that
-time the measurement says little: then all cores are taken, and the next load measures anew.
+time the measurement says little: then all cores are taken, and the first load on a quiet machine measures anew.
 """
 
 from __future__ import annotations
@@ -12,17 +12,14 @@ import logging
 import math
 import os
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from edgedsl import atomic, machine
 from edgedsl.bundle.manifest import Bundle, Manifest
-from edgedsl.prompt import PromptTemplate
 from edgedsl.runtime.call_costs import SIZES, CallCosts, measure
 from edgedsl.runtime.decoder import Decoder
-from edgedsl.runtime.prefix import open_prefix
 from edgedsl.runtime.providers import ThreadSettings, available_cores
-from edgedsl.tokenizer import Tokenizer
 from edgedsl.user_cache import default_cache
 
 # What another setting than all cores, spinning, must gain: less is noise.
@@ -34,14 +31,19 @@ Open = Callable[[ThreadSettings], Decoder]
 
 @dataclass(frozen=True)
 class Calibration:
-    """The settings that were quickest, and the costs of a call with them."""
+    """The settings that were quickest, and the costs of a call with them.
+
+    Attributes:
+        is_provisional: measured on a busy machine, with the usual settings only.
+    """
 
     threads: ThreadSettings
     costs: CallCosts
+    is_provisional: bool = False
 
     def to_json(self) -> str:
         """One line."""
-        return json.dumps({**asdict(self.threads), "ms": self.costs.ms})
+        return json.dumps({**asdict(self.threads), "ms": self.costs.ms, "is_provisional": self.is_provisional})
 
     @classmethod
     def from_json(cls, text: str) -> Calibration:
@@ -53,39 +55,38 @@ class Calibration:
         found = json.loads(text)
         try:
             num_threads, is_spinning, ms = found["num_threads"], found["is_spinning"], tuple(map(float, found["ms"]))
+            is_provisional = found["is_provisional"]
         except (KeyError, TypeError) as exc:
             raise ValueError("not a calibration") from exc
-        if type(num_threads) is not int or type(is_spinning) is not bool or num_threads < 1:
+        if {type(is_spinning), type(is_provisional)} != {bool} or type(num_threads) is not int or num_threads < 1:
             raise ValueError("not the settings of threads")
         if len(ms) != len(SIZES) or not ms[0] > 0 or list(ms) != sorted(ms):
             raise ValueError("not the costs of calls")
-        return cls(ThreadSettings(num_threads, is_spinning), CallCosts(ms))
+        return cls(ThreadSettings(num_threads, is_spinning), CallCosts(ms), is_provisional)
+
+
+def is_calibrated(manifest: Manifest, execution_provider: str, num_threads: int) -> bool:
+    """Whether :func:`open_decoder` has nothing to measure."""
+    path = _path(default_cache(), manifest, execution_provider, num_threads)
+    return manifest.model.kv_layout != "shared" or _kept(path) is not None
 
 
 def open_decoder(
-    bundle: Bundle,
-    tokenizer: Tokenizer,
-    template: PromptTemplate,
-    execution_provider: str,
-    num_threads: int,
-    captures_graphs: bool = True,
+    bundle: Bundle, execution_provider: str, num_threads: int, captures_graphs: bool = True
 ) -> tuple[Decoder, CallCosts | None]:
     """A bundle's decoder, calibrated, and the costs of its calls; a cache that grows cannot be measured.
 
     Args:
         bundle: opened.
-        tokenizer: of the bundle.
-        template: of the bundle.
         execution_provider: cpu or cuda.
         num_threads: of a model call; 0 leaves the choice to the calibration.
         captures_graphs: see :class:`~edgedsl.runtime.decoder.Decoder`.
 
     Raises:
-        BundleError: the model or its prefix cannot be loaded.
+        BundleError: the model cannot be loaded.
         ProviderError: the execution provider cannot run here.
     """
     manifest = bundle.manifest
-    prefix = open_prefix(bundle, tokenizer, template)
 
     def opened(threads: ThreadSettings) -> Decoder:
         return Decoder(
@@ -94,7 +95,6 @@ def open_decoder(
             execution_provider=execution_provider,
             num_threads=threads.num_threads,
             is_spinning=threads.is_spinning,
-            prefix=prefix,
             captures_graphs=captures_graphs,
         )
 
@@ -115,25 +115,29 @@ def open_calibrated(
         num_threads: of a model call; 0 leaves the choice to the measurement.
         cache: folder; None for the user's. One that cannot be written to costs a measurement at each load.
     """
-    path = (cache or default_cache()) / "calibration" / f"{_key(manifest, execution_provider, num_threads)}.json"
-    try:
-        kept = Calibration.from_json(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        kept = None  # none yet, or damaged: measured anew
-    if kept:
+    path = _path(cache or default_cache(), manifest, execution_provider, num_threads)
+    if kept := _kept(path):
         return open_decoder(kept.threads), kept.costs
-    settings = settings_to_try(execution_provider, num_threads)
-    if _is_busy():
+    settings, is_busy = settings_to_try(execution_provider, num_threads), _is_busy()
+    if is_busy:
         _log.info("the machine is busy: threads are chosen at a later load")
-        decoder = open_decoder(settings[0])
-        return decoder, measure(decoder)
-    decoder, found = _calibrate(open_decoder, settings)
+    decoder, found = _calibrate(open_decoder, settings[:1] if is_busy else settings)
+    found = replace(found, is_provisional=is_busy)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         atomic.write_text(path, found.to_json())
     except OSError as exc:
         _log.warning("the calibration of this machine could not be kept: %s", exc.strerror)
     return decoder, found.costs
+
+
+def _kept(path: Path) -> Calibration | None:
+    """None where there is none yet, or a damaged one, or where a better one can be had now."""
+    try:
+        kept = Calibration.from_json(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return None if kept.is_provisional and not _is_busy() else kept
 
 
 def settings_to_try(execution_provider: str, num_threads: int) -> list[ThreadSettings]:
@@ -179,8 +183,8 @@ def _is_busy() -> bool:
     return hasattr(os, "getloadavg") and os.getloadavg()[0] > _BUSY * available_cores()
 
 
-def _key(manifest: Manifest, execution_provider: str, num_threads: int) -> str:
+def _path(cache: Path, manifest: Manifest, execution_provider: str, num_threads: int) -> Path:
     versions = [machine.version(name) for name in ("onnxruntime", "onnxruntime-gpu")]
     models = sorted((name, entry.sha256) for name, entry in manifest.files.items() if name.startswith("model.onnx"))
     facts = [models, machine.cpu_model(), machine.cores(), versions, execution_provider, num_threads]
-    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32]
+    return cache / "calibration" / f"{hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32]}.json"

@@ -43,7 +43,7 @@ class Decoder:
         execution_provider: cpu or cuda.
         num_threads: of a model call; 0 takes every core.
         is_spinning: see :class:`~edgedsl.runtime.providers.ThreadSettings`.
-        prefix: what every sequence begins with.
+        prefix: see :meth:`begin_with`.
         captures_graphs: on a GPU, whether calls of a few tokens are replayed as CUDA graphs.
 
     Raises:
@@ -95,10 +95,9 @@ class Decoder:
         self._device_calls = None
         if "seqlens_k" in inputs:
             self._device_calls = DeviceCalls(self.session, info, self._device, captures_graphs, self._bind_shared)
-        self.prefix_token_ids = prefix.token_ids if prefix else ()
+        self.prefix_token_ids: tuple[int, ...] = ()
         if prefix:
-            assert self.can_truncate
-            self._fill(prefix)
+            self.begin_with(prefix)
 
     def reset(self) -> None:
         """Forget the sequence but for the prefix; the next call is a prefill of what follows it."""
@@ -108,8 +107,10 @@ class Decoder:
         """Keys and values of the sequence, a copy [2 * layers, kv heads, tokens, head_dim]; of a ``shared`` cache."""
         return np.stack([kv_cache.read(buffer, self.info.kv_dtype)[0, :, : self.length] for buffer in self._kv])
 
-    def _fill(self, prefix: Prefix) -> None:
-        """The first positions of the buffers; no call writes there again."""
+    def begin_with(self, prefix: Prefix) -> None:
+        """Let every sequence begin with this; no call writes to the first positions of the buffers again."""
+        assert self.can_truncate
+        self.prefix_token_ids = prefix.token_ids
         self.length = len(prefix.token_ids)
         for buffer, values in zip(self._kv, prefix.kv, strict=True):
             whole = np.zeros(buffer.shape(), np.float32)

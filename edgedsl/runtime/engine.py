@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from collections.abc import Callable, Iterator
@@ -11,16 +10,16 @@ from typing import Any
 
 import numpy as np
 
-from edgedsl.bundle.manifest import Bundle, Manifest, open_bundle
-from edgedsl.errors import BundleError, GenerationError, LogitsError, PromptTooLong, RequestError
-from edgedsl.grammar import CompiledGrammar, Grammar, Spans, lark_tables
+from edgedsl.bundle.manifest import Manifest
+from edgedsl.errors import GenerationError, LogitsError, PromptTooLong, RequestError
+from edgedsl.grammar import CompiledGrammar, Grammar, Spans
 from edgedsl.prompt import PromptTemplate
-from edgedsl.runtime.calibration import open_decoder
 from edgedsl.runtime.call_costs import CallCosts
 from edgedsl.runtime.decoder import Decoder
 from edgedsl.runtime.disagreements import Disagreements
 from edgedsl.runtime.drafts import DraftSources
 from edgedsl.runtime.head import Head, open_head
+from edgedsl.runtime.loading import open_parts
 from edgedsl.runtime.lookahead import Lookahead
 from edgedsl.runtime.ngrams import FILE_NAME as NGRAMS_FILE
 from edgedsl.runtime.rows import DeviceRow, Row, is_finite
@@ -28,8 +27,7 @@ from edgedsl.runtime.sampling import SamplingParams
 from edgedsl.runtime.sequence import Completion, Sequence
 from edgedsl.tokenizer import Tokenizer
 
-DEV_FILE = "eval/dev.json"  # a list of objects with a prompt
-_NUM_WARM_UP, _WARM_UP_TOKENS = 3, 64
+_WARM_UP_TOKENS = 64
 _log = logging.getLogger(__name__)
 # Tokenising is linear, but a sentence of many megabytes would still hold the engine for seconds.
 MAX_CHARS_PER_TOKEN = 32
@@ -44,7 +42,7 @@ class Engine:
         name: str,
         tokenizer: Tokenizer,
         template: PromptTemplate,
-        grammar: Grammar,
+        grammar: Grammar | CompiledGrammar,
         decoder: Decoder,
         disagreements: Disagreements | None = None,
         drafts: DraftSources | None = None,
@@ -53,11 +51,13 @@ class Engine:
         self.name = name
         self.tokenizer = tokenizer
         self.template = template
-        self.grammar = grammar
         self.decoder = decoder
         self.execution_provider = decoder.execution_provider
-        self.compiled = grammar.compile(tokenizer, tokenizer.end_token_ids(template))
-        _ = self.compiled.planner  # worked out now: the first request pays nothing
+        if isinstance(grammar, Grammar):
+            grammar = grammar.compile(tokenizer, tokenizer.end_token_ids(template))
+        self.compiled = grammar
+        _ = grammar.planner  # worked out now: the first request pays nothing
+        self.grammar = grammar.grammar
         self.disagreements = disagreements or Disagreements()
         self.drafts = drafts
         self.costs = costs
@@ -91,31 +91,25 @@ class Engine:
             ProviderError: the execution provider cannot run here.
         """
         started = time.perf_counter()
-        bundle = open_bundle(Path(path), verify=True)
-        catalogue, tables = bundle.path / "catalogue.json", bundle.path / lark_tables.FILE_NAME
-        tokenizer = Tokenizer.from_file(bundle.path / "tokenizer.json")
-        template = PromptTemplate.from_file(bundle.path / "prompt.json")
-        decoder, costs = open_decoder(bundle, tokenizer, template, execution_provider, num_threads, cuda_graphs)
+        parts = open_parts(Path(path), execution_provider, num_threads, cuda_graphs)
+        bundle = parts.bundle
         engine = cls(
             name=bundle.manifest.name,
-            tokenizer=tokenizer,
-            template=template,
-            grammar=Grammar.from_files(
-                bundle.path / "grammar.lark",
-                catalogue if catalogue.exists() else None,
-                tables if tables.exists() else None,
-            ),
-            decoder=decoder,
+            tokenizer=parts.tokenizer,
+            template=parts.template,
+            grammar=parts.compiled,
+            decoder=parts.decoder,
         )
         engine.manifest = bundle.manifest
-        engine.head = open_head(bundle, tokenizer.vocab_size)
+        engine.head = open_head(bundle, parts.tokenizer.vocab_size)
         if (bundle.path / NGRAMS_FILE).exists() and engine.decoder.can_truncate:
             engine.is_padded = True
             if not exact:
                 end_token_ids = engine.compiled.end_token_ids
                 engine.drafts = DraftSources.from_bundle(bundle.path, engine.tokenizer, end_token_ids)
-                engine.costs = costs
-        engine._warm_up(bundle)
+                engine.costs = parts.costs
+        for sentence, _ in parts.dev[:1]:
+            engine._warm_up(sentence)
         engine.load_ms = 1000 * (time.perf_counter() - started)
         return engine
 
@@ -173,12 +167,11 @@ class Engine:
                 break
         return self._finish(sequence)
 
-    def _warm_up(self, bundle: Bundle) -> None:
-        """Answer a few of the bundle's own dev sentences, so that the first request finds memory and grammar warm."""
+    def _warm_up(self, sentence: str) -> None:
+        """Answer one of the bundle's own dev sentences, so that the first request finds memory warm."""
         params = SamplingParams(max_tokens=max(self.compiled.planner.enough_tokens, _WARM_UP_TOKENS))
         try:
-            for sentence in _dev_sentences(bundle)[:_NUM_WARM_UP]:
-                self.generate(sentence, params)
+            self.generate(sentence, params)
         except (GenerationError, RequestError) as exc:  # a request will say so again
             _log.warning("the warm-up failed: %s", exc.message)
 
@@ -272,24 +265,6 @@ class Engine:
         if sequence.finish_reason != "cancelled" and grammar and not grammar.accepts(text):
             raise self.disagreements.add(grammar, text, sequence.token_ids)
         return sequence.completion(text)
-
-
-def _dev_sentences(bundle: Bundle) -> list[str]:
-    """Empty for a bundle without dev pairs.
-
-    Raises:
-        BundleError: malformed.
-    """
-    path = bundle.path / DEV_FILE
-    if not path.exists():
-        return []
-    try:
-        sentences = [row["prompt"] for row in json.loads(path.read_text(encoding="utf-8"))]
-        if not all(isinstance(sentence, str) for sentence in sentences):
-            raise TypeError("a prompt is no text")
-    except (OSError, ValueError, TypeError, KeyError) as exc:
-        raise BundleError(f"'{path}' is malformed: {exc}", hint="export the bundle again") from exc
-    return sentences
 
 
 def _restricted(compiled: CompiledGrammar, params: SamplingParams, sentence: str) -> CompiledGrammar:

@@ -1,0 +1,121 @@
+"""What a bundle holds, opened: ONNX Runtime and the hash of the weights work beside the interpreter."""
+
+from __future__ import annotations
+
+import gc
+import json
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from edgedsl import token_bytes
+from edgedsl.bundle.manifest import Bundle, check_hashes, open_bundle
+from edgedsl.errors import BundleError
+from edgedsl.grammar import CompiledGrammar, Grammar, lark_tables
+from edgedsl.prompt import PromptTemplate
+from edgedsl.runtime.calibration import is_calibrated, open_decoder
+from edgedsl.runtime.call_costs import CallCosts
+from edgedsl.runtime.decoder import Decoder
+from edgedsl.runtime.prefix import open_prefix
+from edgedsl.tokenizer import Tokenizer
+
+DEV_FILE = "eval/dev.json"  # a list of objects with prompt and target
+_LARGE_BYTES = 16 << 20
+_NUM_WARM_UP = 32  # programs; enough for most of a lexer's states
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Of a bundle; ``costs`` are those of a model call, ``dev`` sentences and programs."""
+
+    bundle: Bundle
+    dev: list[tuple[str, str]]
+    tokenizer: Tokenizer
+    template: PromptTemplate
+    compiled: CompiledGrammar
+    decoder: Decoder
+    costs: CallCosts | None
+
+
+def open_parts(path: Path, execution_provider: str, num_threads: int, captures_graphs: bool) -> Parts:
+    """Verify and open a bundle folder; arguments as for :meth:`Engine.from_bundle`.
+
+    All that is parsed is hashed before; weights are only mapped, and hashed at the same time.
+
+    Raises:
+        BundleError: not a complete, unchanged bundle.
+        ProviderError: the execution provider cannot run here.
+    """
+    bundle = open_bundle(path, max_bytes=_LARGE_BYTES)
+    large = [name for name, entry in bundle.manifest.files.items() if entry.size > _LARGE_BYTES]
+    with _garbage_kept(), ThreadPoolExecutor(2, "edgedsl-load") as background:
+
+        def opened() -> tuple[Decoder, CallCosts | None]:
+            return open_decoder(bundle, execution_provider, num_threads, captures_graphs)
+
+        is_known = is_calibrated(bundle.manifest, execution_provider, num_threads)
+        opening = background.submit(opened) if is_known else None
+        hashing = background.submit(check_hashes, bundle, large)
+        tokenizer = Tokenizer.from_file(bundle.path / "tokenizer.json", _if_there(bundle, token_bytes.FILE_NAME))
+        template = PromptTemplate.from_file(bundle.path / "prompt.json")
+        prefix = open_prefix(bundle, tokenizer, template)
+        dev = _dev_pairs(bundle)
+        compiled = _compile(bundle, tokenizer, template)
+        _warm_up(compiled, [program for _, program in dev[:_NUM_WARM_UP]])
+        hashing.result()
+        # A measurement must have the machine to itself.
+        decoder, costs = opening.result() if opening else opened()
+    if prefix:
+        decoder.begin_with(prefix)
+    return Parts(bundle, dev, tokenizer, template, compiled, decoder, costs)
+
+
+@contextmanager
+def _garbage_kept() -> Iterator[None]:
+    """Nearly all that a load makes stays; looking through it again and again would take a third of the time."""
+    if not gc.isenabled():
+        yield
+        return
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
+def _compile(bundle: Bundle, tokenizer: Tokenizer, template: PromptTemplate) -> CompiledGrammar:
+    catalogue, tables = _if_there(bundle, "catalogue.json"), _if_there(bundle, lark_tables.FILE_NAME)
+    grammar = Grammar.from_files(bundle.path / "grammar.lark", catalogue, tables)
+    return grammar.compile(tokenizer, tokenizer.end_token_ids(template))
+
+
+def _dev_pairs(bundle: Bundle) -> list[tuple[str, str]]:
+    """Empty for a bundle without dev pairs.
+
+    Raises:
+        BundleError: malformed.
+    """
+    path = _if_there(bundle, DEV_FILE)
+    if path is None:
+        return []
+    try:
+        pairs = [(row["prompt"], row["target"]) for row in json.loads(path.read_text(encoding="utf-8"))]
+        if not all(isinstance(text, str) for pair in pairs for text in pair):
+            raise TypeError("a prompt or a target is no text")
+    except (OSError, ValueError, TypeError, KeyError) as exc:
+        raise BundleError(f"'{path}' is malformed: {exc}", hint="export the bundle again") from exc
+    return pairs
+
+
+def _warm_up(compiled: CompiledGrammar, programs: Iterable[str]) -> None:
+    """Both lexers are built as far as they are walked: done now, the first request need not."""
+    automaton = compiled.planner.automaton
+    for program in programs:
+        compiled.grammar.accepts(program)
+        automaton.advance(automaton.start(), program.encode())
+
+
+def _if_there(bundle: Bundle, name: str) -> Path | None:
+    return bundle.path / name if name in bundle.manifest.files else None

@@ -1,0 +1,87 @@
+"""A bundle is opened in parts side by side; it is checked all the same."""
+
+from __future__ import annotations
+
+import gc
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+import edgedsl
+from edgedsl import token_bytes
+from edgedsl.bundle.manifest import open_bundle, write_manifest
+from edgedsl.errors import BundleError, ModelError
+from edgedsl.grammar import lark_tables
+from edgedsl.runtime import loading
+
+
+@pytest.fixture
+def bundle(tiny_bundle: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(tiny_bundle, tmp_path / "bundle"))
+
+
+def rewrite(bundle: Path, name: str, content: str | None) -> None:
+    """Change or remove a file, with a manifest that agrees."""
+    manifest = open_bundle(bundle).manifest
+    (bundle / "manifest.json").unlink()
+    if content is None:
+        (bundle / name).unlink()
+        if not any((bundle / name).parent.iterdir()):
+            (bundle / name).parent.rmdir()
+    else:
+        (bundle / name).write_text(content, encoding="utf-8")
+    write_manifest(
+        bundle, name=manifest.name, model=manifest.model, config=manifest.config, parity=manifest.parity,
+        quality=manifest.quality, versions=manifest.versions,
+    )  # fmt: skip
+
+
+def test_weights_that_are_hashed_beside_the_rest_are_not_served_when_changed(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights = bundle / "model.onnx.data"
+    content = bytearray(weights.read_bytes())
+    content[len(content) // 2] ^= 1
+    weights.write_bytes(content)
+    monkeypatch.setattr(loading, "_LARGE_BYTES", len(content) - 1)
+    with pytest.raises(BundleError, match=r"model\.onnx\.data' was changed"):
+        edgedsl.load(bundle, num_threads=1)
+    assert gc.isenabled()
+
+
+@pytest.mark.parametrize("name", [token_bytes.FILE_NAME, lark_tables.FILE_NAME, loading.DEV_FILE])
+def test_what_can_be_worked_out_need_not_be_there(bundle: Path, tiny_bundle: Path, name: str) -> None:
+    rewrite(bundle, name, None)
+    answer = edgedsl.load(bundle, num_threads=1)("set the hall to 5", max_tokens=20)
+    assert answer.text == edgedsl.load(tiny_bundle, num_threads=1)("set the hall to 5", max_tokens=20).text
+
+
+@pytest.mark.parametrize("rows", [[{"prompt": "off"}], [{"prompt": 1, "target": "off hall"}], [[]], 5])
+def test_malformed_dev_pairs_are_an_error(bundle: Path, rows: object) -> None:
+    rewrite(bundle, loading.DEV_FILE, json.dumps(rows))
+    with pytest.raises(BundleError, match=r"dev\.json' is malformed"):
+        edgedsl.load(bundle, num_threads=1)
+
+
+def test_dev_programs_that_do_not_parse_are_no_hindrance(bundle: Path) -> None:
+    rewrite(bundle, loading.DEV_FILE, json.dumps([{"prompt": "sing", "target": "la la"}]))
+    assert edgedsl.load(bundle, num_threads=1)("off", max_tokens=20).finish_reason in ("stop", "length")
+
+
+def test_malformed_bytes_of_tokens_are_an_error(bundle: Path) -> None:
+    rewrite(bundle, token_bytes.FILE_NAME, "{}")
+    with pytest.raises(ModelError, match="does not hold the bytes"):
+        edgedsl.load(bundle, num_threads=1)
+
+
+def test_garbage_is_collected_again_after_a_load_and_left_alone_where_it_was_off(bundle: Path) -> None:
+    edgedsl.load(bundle, num_threads=1)
+    assert gc.isenabled()
+    gc.disable()
+    try:
+        edgedsl.load(bundle, num_threads=1)
+        assert not gc.isenabled()
+    finally:
+        gc.enable()
