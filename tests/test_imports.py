@@ -33,6 +33,7 @@ GROUND = {
         "catalogue",
         "bundle",
         "tokenizer",
+        "token_bytes",
         "machine",
         "user_cache",
     )
