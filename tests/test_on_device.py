@@ -247,7 +247,7 @@ def test_each_size_has_a_graph_of_its_own_and_prompts_have_none(
             asked.append((decoder.length, options.get_run_config_entry("gpu_graph_id")))
             decoder.session.run_with_iobinding(binding, options)
 
-    decoder._device_calls = DeviceCalls(Watched(), decoder.info, "cpu", True, decoder._bind_shared)  # type: ignore[arg-type]
+    decoder._device_calls = DeviceCalls(Watched(), decoder.info, "cpu", True, decoder.bind_cache)  # type: ignore[arg-type]
     decoder.forward(IDS[:20])
     for count in (1, 2, 3, 4, 5, 7, 9, 13, 16, 17, 1):
         decoder.rows(IDS[:count], count)

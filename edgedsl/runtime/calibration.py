@@ -72,7 +72,7 @@ def is_calibrated(manifest: Manifest, execution_provider: str, num_threads: int)
 
 
 def open_decoder(
-    bundle: Bundle, execution_provider: str, num_threads: int, captures_graphs: bool = True
+    bundle: Bundle, execution_provider: str, num_threads: int, captures_graphs: bool = True, num_slots: int = 1
 ) -> tuple[Decoder, CallCosts | None]:
     """A bundle's decoder, calibrated, and the costs of its calls; a cache that grows cannot be measured.
 
@@ -81,6 +81,7 @@ def open_decoder(
         execution_provider: cpu or cuda.
         num_threads: of a model call; 0 leaves the choice to the calibration.
         captures_graphs: see :class:`~edgedsl.runtime.decoder.Decoder`.
+        num_slots: likewise.
 
     Raises:
         BundleError: the model cannot be loaded.
@@ -96,6 +97,7 @@ def open_decoder(
             num_threads=threads.num_threads,
             is_spinning=threads.is_spinning,
             captures_graphs=captures_graphs,
+            num_slots=num_slots,
         )
 
     if manifest.model.kv_layout != "shared":

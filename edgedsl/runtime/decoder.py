@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from copy import copy
 from pathlib import Path
 
 import numpy as np
@@ -45,6 +47,7 @@ class Decoder:
         is_spinning: see :class:`~edgedsl.runtime.providers.ThreadSettings`.
         prefix: see :meth:`begin_with`.
         captures_graphs: on a GPU, whether calls of a few tokens are replayed as CUDA graphs.
+        num_slots: sequences that have room beside each other in a ``shared`` cache, see :meth:`slot`.
 
     Raises:
         ProviderError: the execution provider cannot run here, or not this graph, or not all of it.
@@ -61,13 +64,15 @@ class Decoder:
         is_spinning: bool = True,
         prefix: Prefix | None = None,
         captures_graphs: bool = True,
+        num_slots: int = 1,
     ) -> None:
         _check_provider(info, execution_provider)
         self.info = info
         self.execution_provider = execution_provider
         self.threads = ThreadSettings(num_threads, is_spinning)
         is_on_gpu = execution_provider == "cuda"
-        captures_graphs = captures_graphs and is_on_gpu and info.kv_dtype != "float32"
+        self.num_slots, self._slot = num_slots, 0
+        self.captures_graphs = captures_graphs = captures_graphs and is_on_gpu and info.kv_dtype != "float32"
         self.session = make_session(
             model_path, execution_provider=execution_provider, threads=self.threads, captures_graphs=captures_graphs
         )
@@ -86,18 +91,37 @@ class Decoder:
         self._has_position_ids = "position_ids" in inputs
         # Graphs with this input work out the head for the last positions only.
         self._num_logits = np.ones(1, np.int64) if "num_logits" in inputs else None
-        shape = (1, info.num_kv_heads, info.context_length, info.head_dim)
+        shape = (num_slots, info.num_kv_heads, info.context_length, info.head_dim)
         num_buffers = 2 * info.num_layers * (1 if info.kv_layout == "shared" else 2)
         self._kv = [kv_cache.allocate(shape, info.kv_dtype, self._device) for _ in range(num_buffers)]
         self._is_past_second = False  # growing: whether the second half of the buffers holds the past
+        self._device_calls: DeviceCalls | None = None
+        self._has_device_calls = "seqlens_k" in inputs
         if info.kv_layout == "shared":
-            self._bind_shared(self._binding)
-        self._device_calls = None
-        if "seqlens_k" in inputs:
-            self._device_calls = DeviceCalls(self.session, info, self._device, captures_graphs, self._bind_shared)
+            self._bind_slot()
         self.prefix_token_ids: tuple[int, ...] = ()
         if prefix:
             self.begin_with(prefix)
+
+    def _bind_slot(self) -> None:
+        """Bind the buffers of one sequence."""
+        self.bind_cache(self._binding, self._slot, 1)
+        if self._has_device_calls:
+            self._device_calls = DeviceCalls(
+                self.session, self.info, self._device, self.captures_graphs, self.bind_cache, self._slot
+            )
+
+    def slot(self, index: int) -> Decoder:
+        """A decoder of another sequence: same session and weights, its own place in the cache, length and logits."""
+        assert self.can_truncate
+        other = copy(self)
+        other._slot = index
+        other._binding = self.session.io_binding()
+        other._logits, other._tokens = np.empty_like(self._logits), np.zeros_like(self._tokens)
+        other._num_logits = None if self._num_logits is None else self._num_logits.copy()
+        other._bind_slot()
+        other.reset()
+        return other
 
     def reset(self) -> None:
         """Forget the sequence but for the prefix; the next call is a prefill of what follows it."""
@@ -105,7 +129,8 @@ class Decoder:
 
     def cached(self) -> NDArray[np.float32]:
         """Keys and values of the sequence, a copy [2 * layers, kv heads, tokens, head_dim]; of a ``shared`` cache."""
-        return np.stack([kv_cache.read(buffer, self.info.kv_dtype)[0, :, : self.length] for buffer in self._kv])
+        kept = (kv_cache.read(buffer, self.info.kv_dtype)[self._slot, :, : self.length] for buffer in self._kv)
+        return np.stack(list(kept))
 
     def begin_with(self, prefix: Prefix) -> None:
         """Let every sequence begin with this; no call writes to the first positions of the buffers again."""
@@ -114,7 +139,7 @@ class Decoder:
         self.length = len(prefix.token_ids)
         for buffer, values in zip(self._kv, prefix.kv, strict=True):
             whole = np.zeros(buffer.shape(), np.float32)
-            whole[0, :, : self.length] = values
+            whole[:, :, : self.length] = values
             kv_cache.write(buffer, whole, self.info.kv_dtype)
 
     @property
@@ -198,10 +223,14 @@ class Decoder:
         if self.info.kv_layout == "growing":
             self._bind_growing(total)
 
-    def _bind_shared(self, binding: ort.IOBinding) -> None:
-        for index, (past, present) in enumerate(self._kv_names()):
-            binding.bind_ortvalue_input(past, self._kv[index])
-            binding.bind_ortvalue_output(present, self._kv[index])
+    def bind_cache(self, binding: ort.IOBinding, first: int, num_slots: int) -> None:
+        """Bind past and present of neighbouring slots of a ``shared`` cache, from the first on."""
+        element = kv_cache.ELEMENT_TYPES[self.info.kv_dtype]
+        for buffer, (past, present) in zip(self._kv, self._kv_names(), strict=True):
+            _, *rest = buffer.shape()
+            start = buffer.data_ptr() + first * math.prod(rest) * kv_cache.ELEMENT_BYTES[self.info.kv_dtype]
+            binding.bind_input(past, self._device, 0, element, (num_slots, *rest), start)
+            binding.bind_output(present, self._device, 0, element, (num_slots, *rest), start)
 
     def _bind_growing(self, total: int) -> None:
         half = len(self._kv) // 2

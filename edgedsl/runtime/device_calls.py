@@ -25,6 +25,8 @@ from edgedsl.runtime.rows import DeviceRow, Logits
 CAPTURED_SIZES = (1, *SIZES)
 _GRAPH_ID = "gpu_graph_id"  # key of run options: CUDA graphs of different shape have different numbers
 _NOT_CAPTURED = "-1"
+_GRAPHS_OF_A_SLOT = 100
+_FIRST_OF_STEPS = 1_000_000  # number of the graph of a step, less its batch
 
 
 @dataclass(frozen=True)
@@ -33,25 +35,26 @@ class _Call:
 
     num_tokens: int
     num_logits: int
-    tokens: ort.OrtValue  # int64 [1, num_tokens]
-    last: ort.OrtValue  # int32 [1], index of the last position
+    tokens: ort.OrtValue  # int64 [batch, num_tokens]
+    last: ort.OrtValue  # int32 [batch], index of the last position
     positions: ort.OrtValue  # int64 [num_logits], kept alive for the binding
-    logits: ort.OrtValue  # fp32 [1, num_logits, vocab]
-    best: ort.OrtValue  # int64 [1, num_logits]
-    check: ort.OrtValue  # fp32 [1, num_logits]
+    logits: ort.OrtValue  # fp32 [batch, num_logits, vocab]
+    best: ort.OrtValue  # int64 [batch, num_logits]
+    check: ort.OrtValue  # fp32 [batch, num_logits]
     binding: ort.IOBinding
     options: ort.RunOptions
 
 
 class DeviceCalls:
-    """One sequence at a time over a shared KV cache.
+    """Calls for one sequence, or for a token of each of several that lie side by side in a shared KV cache.
 
     Args:
         session: of the graph.
         info: of the model.
         device: cpu or cuda.
         captures_graphs: whether the session was opened to capture CUDA graphs.
-        bind_cache: binds past and present.
+        bind_cache: binds past and present of some slots: the first, and how many.
+        slot: of the one sequence.
     """
 
     def __init__(
@@ -60,14 +63,17 @@ class DeviceCalls:
         info: ModelInfo,
         device: str,
         captures_graphs: bool,
-        bind_cache: Callable[[ort.IOBinding], None],
+        bind_cache: Callable[[ort.IOBinding, int, int], None],
+        slot: int = 0,
     ) -> None:
         self._session = session
         self._info = info
         self._device = device
         self._captures_graphs = captures_graphs
         self._bind_cache = bind_cache
+        self._slot = slot
         self._fixed: dict[int, _Call] = {}
+        self._together: dict[int, _Call] = {}
 
     def run(self, token_ids: Sequence[int], num_past: int, num_logits: int) -> list[DeviceRow]:
         """Append tokens behind the first ``num_past`` of the sequence.
@@ -85,24 +91,40 @@ class DeviceCalls:
         call.tokens.update_inplace(np.array([filled], np.int64))
         call.last.update_inplace(np.array([num_past + call.num_tokens - 1], np.int32))
         self._session.run_with_iobinding(call.binding, call.options)
-        return _rows(call, first, num_logits)
+        return _rows(call, [(0, place) for place in range(first, first + num_logits)])
+
+    def step(self, token_ids: Sequence[int], num_past: Sequence[int]) -> list[DeviceRow]:
+        """Append one token to each of the sequences in the first slots, behind so many of its own.
+
+        Returns:
+            A row for each; they can be fetched until the next call.
+        """
+        batch = len(token_ids)
+        if batch not in self._together:
+            self._together[batch] = self._make(1, 1, str(_FIRST_OF_STEPS + batch), 0, batch)
+        call = self._together[batch]
+        call.tokens.update_inplace(np.array(token_ids, np.int64)[:, None])
+        call.last.update_inplace(np.array(num_past, np.int32))
+        self._session.run_with_iobinding(call.binding, call.options)
+        return _rows(call, [(slot, 0) for slot in range(batch)])
 
     def _fixed_call(self, size: int) -> _Call:
         if size not in self._fixed:
-            self._fixed[size] = self._make(size, size, str(size))
+            # Addresses are captured too, so each slot has graphs of its own.
+            self._fixed[size] = self._make(size, size, str(self._slot * _GRAPHS_OF_A_SLOT + size))
         return self._fixed[size]
 
-    def _make(self, num_tokens: int, num_logits: int, graph_id: str) -> _Call:
+    def _make(self, num_tokens: int, num_logits: int, graph_id: str, slot: int | None = None, batch: int = 1) -> _Call:
         positions = np.arange(num_tokens - num_logits, num_tokens, dtype=np.int64)
         options = ort.RunOptions()
         if self._captures_graphs:
             options.add_run_config_entry(_GRAPH_ID, graph_id)
         call = _Call(
             num_tokens, num_logits,
-            tokens=self._buffer((1, num_tokens), np.int64), last=self._buffer((1,), np.int32),
+            tokens=self._buffer((batch, num_tokens), np.int64), last=self._buffer((batch,), np.int32),
             positions=self._buffer((num_logits,), np.int64),
-            logits=self._buffer((1, num_logits, self._info.vocab_size), np.float32),
-            best=self._buffer((1, num_logits), np.int64), check=self._buffer((1, num_logits), np.float32),
+            logits=self._buffer((batch, num_logits, self._info.vocab_size), np.float32),
+            best=self._buffer((batch, num_logits), np.int64), check=self._buffer((batch, num_logits), np.float32),
             binding=self._session.io_binding(), options=options,
         )  # fmt: skip
         call.positions.update_inplace(positions)
@@ -111,22 +133,23 @@ class DeviceCalls:
             call.binding.bind_ortvalue_input(name, value)
         for name, value in {"logits": call.logits, "best_token": call.best, "check": call.check}.items():
             call.binding.bind_ortvalue_output(name, value)
-        self._bind_cache(call.binding)
+        self._bind_cache(call.binding, self._slot if slot is None else slot, batch)
         return call
 
     def _buffer(self, shape: tuple[int, ...], dtype: type) -> ort.OrtValue:
         return ort.OrtValue.ortvalue_from_shape_and_type(shape, dtype, self._device)
 
 
-def _rows(call: _Call, first: int, num_rows: int) -> list[DeviceRow]:
-    best, check = call.best.numpy()[0], call.check.numpy()[0]
-    logits = functools.cache(lambda: call.logits.numpy()[0])  # all rows in one copy, and that once
+def _rows(call: _Call, places: list[tuple[int, int]]) -> list[DeviceRow]:
+    """The rows at some places [sequence, position] of a call."""
+    best, check = call.best.numpy(), call.check.numpy()
+    logits = functools.cache(call.logits.numpy)  # all rows in one copy, and that once
     return [
         DeviceRow(int(best[place]), bool(np.isfinite(check[place])), functools.partial(_row, logits, place))
-        for place in range(first, first + num_rows)
+        for place in places
     ]
 
 
-def _row(logits: Callable[[], Logits], place: int) -> Logits:
+def _row(logits: Callable[[], Logits], place: tuple[int, int]) -> Logits:
     row: Logits = logits()[place]
     return row

@@ -76,6 +76,7 @@ class Engine:
         num_threads: int = 0,
         exact: bool = False,
         cuda_graphs: bool = True,
+        num_slots: int = 1,
     ) -> Engine:
         """Verify and open a bundle folder.
 
@@ -85,13 +86,14 @@ class Engine:
             num_threads: of a model call; 0 leaves them, as spinning always is, to a calibration at the first load.
             exact: no drafts: decode token by token, in calls of the same shape.
             cuda_graphs: on cuda, calls of a few tokens are replayed as CUDA graphs.
+            num_slots: sequences that have room beside each other, for :class:`~edgedsl.runtime.streams.Streams`.
 
         Raises:
             BundleError: not a complete, unchanged bundle; nothing was loaded.
             ProviderError: the execution provider cannot run here.
         """
         started = time.perf_counter()
-        parts = open_parts(Path(path), execution_provider, num_threads, cuda_graphs)
+        parts = open_parts(Path(path), execution_provider, num_threads, cuda_graphs, num_slots)
         bundle = parts.bundle
         engine = cls(
             name=bundle.manifest.name,
@@ -107,7 +109,8 @@ class Engine:
             if not exact:
                 end_token_ids = engine.compiled.end_token_ids
                 engine.drafts = DraftSources.from_bundle(bundle.path, engine.tokenizer, end_token_ids)
-                engine.costs = parts.costs
+        if not exact:
+            engine.costs = parts.costs
         for sentence, _ in parts.dev[:1]:
             engine._warm_up(sentence)
         engine.load_ms = 1000 * (time.perf_counter() - started)
@@ -128,9 +131,9 @@ class Engine:
         Raises:
             GenerationError: at the end, when the finished text does not parse; what was yielded must then be discarded.
         """
-        sequence = self._start(sentence, SamplingParams(**sampling), compiled or self.compiled)
+        sequence = self.sequence(sentence, SamplingParams(**sampling), compiled or self.compiled)
         yield from self._decode(sequence)
-        self._finish(sequence)
+        self.finish(sequence)
 
     def generate(
         self,
@@ -158,14 +161,14 @@ class Engine:
             PromptTooLong: no room for the sentence.
             GenerationError: the model or an engine failed, or the two engines disagree.
         """
-        sequence = self._start(sentence, params, (compiled or self.compiled) if constrained else None)
+        sequence = self.sequence(sentence, params, (compiled or self.compiled) if constrained else None)
         for piece in self._decode(sequence):
             if on_text:
                 on_text(piece)
             if is_cancelled and is_cancelled():
                 sequence.finish_reason = "cancelled"
                 break
-        return self._finish(sequence)
+        return self.finish(sequence)
 
     def _warm_up(self, sentence: str) -> None:
         """Answer one of the bundle's own dev sentences, so that the first request finds memory warm."""
@@ -175,7 +178,8 @@ class Engine:
         except (GenerationError, RequestError) as exc:  # a request will say so again
             _log.warning("the warm-up failed: %s", exc.message)
 
-    def _start(self, sentence: str, params: SamplingParams, compiled: CompiledGrammar | None) -> Sequence:
+    def sequence(self, sentence: str, params: SamplingParams, compiled: CompiledGrammar | None) -> Sequence:
+        """A request that was checked; the model did not run yet. Arguments and errors as for :meth:`generate`."""
         started = time.perf_counter()
         if not sentence.strip():
             raise RequestError("the sentence is empty", hint="say what the program should do")
@@ -190,7 +194,8 @@ class Engine:
             self.head.check(compiled)
         compiled = _restricted(compiled, params, sentence) if compiled else None
         self._check_budget(len(token_ids), params, compiled)
-        return Sequence(sentence, token_ids, params, compiled, self.tokenizer.stream(), started_s=started)
+        budget = min(params.max_tokens, context - len(token_ids))
+        return Sequence(sentence, token_ids, params, compiled, self.tokenizer.stream(), budget, started_s=started)
 
     def _check_budget(self, num_prompt_tokens: int, params: SamplingParams, compiled: CompiledGrammar | None) -> None:
         """A budget that no program fits into is refused before any compute."""
@@ -214,33 +219,45 @@ class Engine:
     def _steps(self, sequence: Sequence) -> Iterator[str]:
         """The loop: sample under the grammar, emit, run the model on the token."""
         self._running = sequence
-        budget = min(sequence.params.max_tokens, self.decoder.info.context_length - len(sequence.prompt_token_ids))
-        ahead = sequence.lookahead = Lookahead(
-            self.decoder,
-            self.costs,
-            self.drafts.start(sequence.sentence) if self.drafts and sequence.compiled else None,
-            self.is_padded,
-        )
-        row = ahead.start(sequence.prompt_token_ids, sequence.matcher, budget)
-        while True:
-            token_id = self._next_token(sequence, row, budget - len(sequence.token_ids) - 1)
-            if token_id in self.compiled.end_token_ids:
-                sequence.finish_reason = "length" if sequence.is_steered() else "stop"
-                return
-            if len(sequence.token_ids) == budget:
-                sequence.finish_reason = "length"
-                return
-            sequence.consume(token_id)
-            yield sequence.append(token_id)
+        ahead = sequence.lookahead = self.lookahead(sequence, self.decoder)
+        row = ahead.start(sequence.prompt_token_ids, sequence.matcher, sequence.budget)
+        while (piece := self.advance(sequence, row)) is not None:
+            yield piece
             if self._running is not sequence:
                 raise GenerationError(
                     "another generation began on this engine before the stream ended",
                     hint="read a stream to its end, or load the bundle twice",
                 )
-            if sequence.matcher and sequence.matcher.is_stopped():
-                sequence.finish_reason = "length" if sequence.is_steered() else "stop"
+            if sequence.finish_reason:
                 return
-            row = ahead.after(sequence.token_ids, sequence.matcher, budget - len(sequence.token_ids))
+            row = ahead.after(sequence.token_ids, sequence.matcher, sequence.tokens_left)
+
+    def lookahead(self, sequence: Sequence, decoder: Decoder) -> Lookahead:
+        """The calls of the model for a request."""
+        drafter = self.drafts.start(sequence.sentence) if self.drafts and sequence.compiled else None
+        return Lookahead(decoder, self.costs, drafter, self.is_padded)
+
+    def advance(self, sequence: Sequence, row: Row) -> str | None:
+        """Take one token of the model's logits.
+
+        Returns:
+            The text that it completes; None where the program ended before it. ``finish_reason`` says so too.
+
+        Raises:
+            GenerationError: the model or an engine failed.
+        """
+        token_id = self._next_token(sequence, row, sequence.tokens_left - 1)
+        if token_id in self.compiled.end_token_ids:
+            sequence.finish_reason = "length" if sequence.is_steered() else "stop"
+            return None
+        if not sequence.tokens_left:
+            sequence.finish_reason = "length"
+            return None
+        sequence.consume(token_id)
+        piece = sequence.append(token_id)
+        if sequence.matcher and sequence.matcher.is_stopped():
+            sequence.finish_reason = "length" if sequence.is_steered() else "stop"
+        return piece
 
     def _next_token(self, sequence: Sequence, row: Row, tokens_left: int) -> int:
         """One token that the grammar allows, and after which the program can be finished in ``tokens_left`` more."""
@@ -257,7 +274,12 @@ class Engine:
         logits[self.tokenizer.vocab_size :] = -np.inf  # heads are padded to round widths; the padding is no token
         return sequence.draw(logits)
 
-    def _finish(self, sequence: Sequence) -> Completion:
+    def finish(self, sequence: Sequence) -> Completion:
+        """Read a finished program again, from scratch.
+
+        Raises:
+            GenerationError: it does not parse.
+        """
         if sequence.lookahead:
             sequence.lookahead.finish()
         text = self.tokenizer.decode(sequence.token_ids)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 # Numbers of onnx.proto's TensorProto.DataType.
 ELEMENT_TYPES = {"float32": 1, "float16": 10, "bfloat16": 16}
+ELEMENT_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 _NUMPY_TYPES = {"float32": np.float32, "float16": np.float16}
 Values = NDArray[np.float32]
 

@@ -39,7 +39,7 @@ class Parts:
     costs: CallCosts | None
 
 
-def open_parts(path: Path, execution_provider: str, num_threads: int, captures_graphs: bool) -> Parts:
+def open_parts(path: Path, execution_provider: str, num_threads: int, captures_graphs: bool, num_slots: int) -> Parts:
     """Verify and open a bundle folder; arguments as for :meth:`Engine.from_bundle`.
 
     All that is parsed is hashed before; weights are only mapped, and hashed at the same time.
@@ -53,7 +53,7 @@ def open_parts(path: Path, execution_provider: str, num_threads: int, captures_g
     with _garbage_kept(), ThreadPoolExecutor(2, "edgedsl-load") as background:
 
         def opened() -> tuple[Decoder, CallCosts | None]:
-            return open_decoder(bundle, execution_provider, num_threads, captures_graphs)
+            return open_decoder(bundle, execution_provider, num_threads, captures_graphs, num_slots)
 
         is_known = is_calibrated(bundle.manifest, execution_provider, num_threads)
         opening = background.submit(opened) if is_known else None

@@ -69,12 +69,21 @@ class Lookahead:
             matcher: behind the new token.
             tokens_left: most tokens that may follow.
         """
+        row = self.known(token_ids)
+        return self.call(token_ids, matcher, tokens_left) if row is None else row
+
+    def known(self, token_ids: list[int]) -> Row | None:
+        """The logits after one more token if it was drafted; if not, None, and the draft is at an end."""
         drafted = self._draft.token_ids if self._draft else []
         if self._num_right < len(drafted) and drafted[self._num_right] == token_ids[-1]:
             self._num_right += 1
             row: Row = self._rows[self._num_right]
             return row
         self._settle()
+        return None
+
+    def call(self, token_ids: list[int], matcher: Matcher | None, tokens_left: int) -> Row:
+        """The logits after a token that :meth:`known` does not know; arguments as for :meth:`after`."""
         return self._call(token_ids[-1:], token_ids, matcher, tokens_left)
 
     def finish(self) -> None:

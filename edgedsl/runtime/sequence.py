@@ -77,6 +77,7 @@ class Sequence:
     params: SamplingParams
     compiled: CompiledGrammar | None
     text_stream: TextStream
+    budget: int  # most tokens of the program
     token_ids: list[int] = field(default_factory=list)
     finish_reason: FinishReason | None = None
     started_s: float = field(default_factory=time.perf_counter)
@@ -88,6 +89,11 @@ class Sequence:
         self.rng = np.random.default_rng(self.params.seed)
         self.matcher = self.compiled.matcher() if self.compiled else None
         self.guard = BudgetGuard(self.compiled, self.matcher) if self.compiled and self.matcher else None
+
+    @property
+    def tokens_left(self) -> int:
+        """Of the budget."""
+        return self.budget - len(self.token_ids)
 
     def draw(self, logits: NDArray[np.float32]) -> int:
         """Pick a token id from masked logits [vocab]."""

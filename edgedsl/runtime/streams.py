@@ -1,0 +1,207 @@
+"""Several requests at a time on one engine: each with drafts in calls of its own, or all together a token each.
+
+A call for one request with drafts yields several tokens; a call for many requests yields one token of each and reads
+the weights once. Which is quicker depends on the machine, on how many requests there are and on how well drafts do; it
+is decided before each step, from the measured costs of calls and from what drafts brought so far.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from edgedsl.errors import GenerationError, RequestError
+from edgedsl.grammar import CompiledGrammar
+from edgedsl.runtime.call_costs import CallCosts
+from edgedsl.runtime.engine import Engine
+from edgedsl.runtime.lookahead import Lookahead
+from edgedsl.runtime.rows import Row
+from edgedsl.runtime.sampling import SamplingParams
+from edgedsl.runtime.sequence import Completion, Sequence
+from edgedsl.runtime.slots import Slots
+
+_FADE = 0.99  # of what earlier calls brought, with each call
+
+
+class Stream:
+    """One request on its way.
+
+    Attributes:
+        outcome: set at its end: the completion, or what went wrong.
+    """
+
+    def __init__(
+        self,
+        sequence: Sequence,
+        ahead: Lookahead,
+        slot: int,
+        on_text: Callable[[str], None] | None,
+        is_cancelled: Callable[[], bool] | None,
+    ) -> None:
+        self.sequence = sequence
+        self.ahead = sequence.lookahead = ahead
+        self.slot = slot
+        self.row: Row | None = None
+        self.on_text = on_text
+        self.is_cancelled = is_cancelled
+        self.called: tuple[float, int] | None = None  # a call of its own: what it cost, and the tokens before it
+        self.outcome: Completion | BaseException | None = None
+
+
+class _Alone:
+    """What a token costs in calls of one request with drafts, as it went lately.
+
+    Args:
+        costs: of calls.
+        has_drafts: whether there are any; they are expected to bring three tokens a call of four until they did.
+    """
+
+    def __init__(self, costs: CallCosts, has_drafts: bool) -> None:
+        self._ms, self._tokens = (costs.of(4), 3.0) if has_drafts else (costs.of(1), 1.0)
+
+    def learn(self, ms: float, num_tokens: int) -> None:
+        """Count a call and what it brought."""
+        self._ms = _FADE * self._ms + ms
+        self._tokens = _FADE * self._tokens + num_tokens
+
+    @property
+    def token_ms(self) -> float:
+        return self._ms / self._tokens
+
+
+class Streams:
+    """Requests that share an engine's session; for one thread.
+
+    Args:
+        engine: loaded with some slots; it must not generate by itself meanwhile.
+
+    Raises:
+        RequestError: a bundle whose cache is not one buffer for each layer.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        if not engine.decoder.can_truncate:
+            raise RequestError(
+                "this bundle's graph takes one request at a time",
+                hint="export it with '--graph fused', or serve one at a time with '--streams 1'",
+            )
+        self.engine = engine
+        self._slots = Slots(engine.decoder)
+        self._free = list(reversed(range(engine.decoder.num_slots)))  # the lowest is taken first: steps stay small
+        self._active: list[Stream] = []
+        self._alone = _Alone(engine.costs, engine.drafts is not None) if engine.costs else None
+
+    @property
+    def num_free(self) -> int:
+        """Requests that there is room for."""
+        return len(self._free)
+
+    def start(
+        self,
+        sentence: str,
+        params: SamplingParams,
+        *,
+        on_text: Callable[[str], None] | None = None,
+        is_cancelled: Callable[[], bool] | None = None,
+        compiled: CompiledGrammar | None = None,
+    ) -> Stream:
+        """Take a request and run the model on its prompt; arguments as for :meth:`Engine.generate`.
+
+        Raises:
+            RequestError: see :meth:`Engine.generate`; nothing was taken.
+        """
+        sequence = self.engine.sequence(sentence, params, compiled or self.engine.compiled)
+        slot = self._free[-1]
+        ahead = self.engine.lookahead(sequence, self._slots.decoders[slot])
+        stream = Stream(sequence, ahead, slot, on_text, is_cancelled)
+        try:
+            stream.row = ahead.start(sequence.prompt_token_ids, sequence.matcher, sequence.budget)
+        except BaseException:
+            self._slots.decoders[slot].reset()
+            raise
+        self._active.append(stream)
+        self._free.pop()
+        return stream
+
+    def step(self) -> list[Stream]:
+        """Take tokens as far as they are known, then run the model for every request that goes on.
+
+        Returns:
+            Requests that have an outcome now; their places are free.
+        """
+        active = list(self._active)
+        for stream in active:
+            with self._keeping_its_failure(stream):
+                self._advance(stream)
+        waiting = list(self._active)
+        if waiting and self._is_better_together(len(waiting)):
+            self._call_together(waiting)
+        else:
+            for stream in waiting:
+                with self._keeping_its_failure(stream):
+                    self._call_alone(stream)
+        return [stream for stream in active if stream.outcome is not None]
+
+    def _advance(self, stream: Stream) -> None:
+        """Take tokens until the model has to be asked, or the program is at its end."""
+        sequence = stream.sequence
+        while stream.row is not None:
+            piece = self.engine.advance(sequence, stream.row)
+            if piece and stream.on_text:
+                stream.on_text(piece)
+            if not sequence.finish_reason and stream.is_cancelled and stream.is_cancelled():
+                sequence.finish_reason = "cancelled"
+            if sequence.finish_reason:
+                if (rest := sequence.text_stream.finish()) and stream.on_text:
+                    stream.on_text(rest)
+                stream.outcome = self.engine.finish(sequence)
+                return
+            stream.row = stream.ahead.known(sequence.token_ids)
+        if stream.called and self._alone:
+            ms, num_tokens = stream.called
+            self._alone.learn(ms, len(sequence.token_ids) - num_tokens)
+        stream.called = None
+
+    def _is_better_together(self, num_streams: int) -> bool:
+        """Whether a token of a step costs less than one of calls with drafts; never where calls have one shape only."""
+        if not (self._alone and self.engine.costs) or num_streams < 2:
+            return False
+        return self.engine.costs.of(num_streams) / num_streams < self._alone.token_ms
+
+    def _call_alone(self, stream: Stream) -> None:
+        sequence, drafted = stream.sequence, stream.ahead.num_drafted
+        stream.row = stream.ahead.call(sequence.token_ids, sequence.matcher, sequence.tokens_left)
+        if self.engine.costs:
+            ms = self.engine.costs.of(1 + stream.ahead.num_drafted - drafted)
+            stream.called = ms, len(sequence.token_ids)
+
+    def _call_together(self, streams: list[Stream]) -> None:
+        try:
+            rows = self._slots.step({stream.slot: stream.sequence.token_ids[-1] for stream in streams})
+        except GenerationError as exc:
+            for stream in streams:
+                self._end(stream, exc)
+            return
+        for stream in streams:
+            stream.ahead.num_calls += 1
+            stream.row = rows[stream.slot]
+
+    @contextmanager
+    def _keeping_its_failure(self, stream: Stream) -> Iterator[None]:
+        """A failure of one request is its own."""
+        try:
+            yield
+        except BaseException as exc:  # a panic of a Rust library is no Exception
+            stream.outcome = exc
+            if isinstance(exc, KeyboardInterrupt):
+                raise
+        finally:
+            if stream.outcome is not None:
+                self._end(stream, stream.outcome)
+
+    def _end(self, stream: Stream, outcome: Completion | BaseException) -> None:
+        stream.outcome = outcome
+        self._active.remove(stream)
+        self._slots.decoders[stream.slot].reset()
+        self._free.append(stream.slot)
+        self._free.sort(reverse=True)
