@@ -142,6 +142,12 @@ class ServeSection:
     host: str = _field("127.0.0.1", "Address to listen on.")
     port: int = _field(8010, "Port; 0 takes a free one.", minimum=0)
     max_queue: int = _field(64, "Requests that may wait; more are answered 503.", minimum=0)
+    streams: int = _field(
+        1,
+        "Requests that run at a time. From 2 on they share calls of the model where that is quicker than drafts; an "
+        "answer can then differ where two programs are nearly as likely.",
+        minimum=1,
+    )
     api_key_file: str = _field("", "File with one API key a line; needed off the loopback address.")
     drain_s: float = _field(30.0, "Seconds that running requests get after SIGTERM.", minimum=0)
     keep_disagreements: str = _field(

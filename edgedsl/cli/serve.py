@@ -13,7 +13,7 @@ from edgedsl.config import Config, load_config, override
 from edgedsl.errors import ConfigError
 
 if TYPE_CHECKING:
-    from edgedsl.serving.queue import Generator
+    from edgedsl.serving.runner import Generator
 
 
 @click.command()
@@ -50,14 +50,14 @@ def command(bundle: Path | None, project_file: Path | None, **flags: Any) -> Non
     def load() -> Generator:
         from edgedsl.runtime.engine import Engine
 
-        engine = Engine.from_bundle(path, **asdict(config.runtime))
+        engine = Engine.from_bundle(path, **asdict(config.runtime), num_slots=config.serve.streams)
         engine.disagreements = disagreements
         return engine
 
     run.serve(load, config.serve, key_file=key_file, defaults=config.generate)
 
 
-SERVE_FLAGS = ("host", "port", "max_queue", "api_key_file", "drain_s", "keep_disagreements")
+SERVE_FLAGS = ("host", "port", "max_queue", "streams", "api_key_file", "drain_s", "keep_disagreements")
 RUNTIME_FLAGS = ("execution_provider", "num_threads")
 
 

@@ -8,39 +8,15 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import Literal, Protocol
+from typing import Any, Literal
 
 from edgedsl._version import __version__
 from edgedsl.errors import QueueFull
 from edgedsl.runtime.sampling import SamplingParams
 from edgedsl.runtime.sequence import Completion
+from edgedsl.serving.runner import Generator, OneAtATime, Runner, Running
 
 State = Literal["loading", "ready", "draining", "failed"]
-
-
-class Generator(Protocol):
-    """What the queue needs of an engine."""
-
-    @property
-    def name(self) -> str:
-        """Name of the bundle."""
-        ...
-
-    @property
-    def execution_provider(self) -> str:
-        """Where the model runs."""
-        ...
-
-    def generate(
-        self,
-        sentence: str,
-        params: SamplingParams,
-        *,
-        on_text: Callable[[str], None] | None = None,
-        is_cancelled: Callable[[], bool] | None = None,
-    ) -> Completion:
-        """One generation at a time."""
-        ...
 
 
 class Job:
@@ -67,15 +43,11 @@ class Job:
         """Whether nobody waits for the answer any more."""
         return self._cancelled.is_set()
 
-    def run(self, engine: Generator) -> Completion | BaseException | None:
-        """Generate, in the engine thread; the outcome is the last event, not yet posted."""
+    def start(self, runner: Runner) -> Running:
+        """Begin, in the engine thread; the outcome is the last event, not yet posted."""
         self.queue_ms = 1000 * (time.perf_counter() - self._created_s)
-        try:
-            on_text = self.post if self.is_streamed else None
-            completion = engine.generate(self.sentence, self.params, on_text=on_text, is_cancelled=self.is_cancelled)
-            return None if completion.finish_reason == "cancelled" else completion
-        except BaseException as exc:  # a panic of a Rust library is no Exception, and must not end the thread
-            return exc
+        on_text = self.post if self.is_streamed else None
+        return runner.start(self.sentence, self.params, on_text=on_text, is_cancelled=self.is_cancelled)
 
     def post(self, event: str | Completion | BaseException | None) -> None:
         """Hand an event to the event loop; from any thread."""
@@ -86,9 +58,21 @@ class Job:
 
 
 class EngineQueue:
-    """At most ``max_queue`` jobs that wait and one that runs; the thread loads the engine first."""
+    """At most ``max_queue`` jobs that wait beside those that run; the thread loads the engine first.
 
-    def __init__(self, load: Callable[[], Generator], *, max_queue: int) -> None:
+    Args:
+        load: makes the engine.
+        max_queue: most jobs that wait.
+        open_runner: makes what runs jobs on the engine; it says how many at a time.
+    """
+
+    def __init__(
+        self,
+        load: Callable[[], Generator],
+        *,
+        max_queue: int,
+        open_runner: Callable[[Any], Runner] = OneAtATime,
+    ) -> None:
         self.engine: Generator | None = None
         self.fingerprint = ""  # of the engine, once it is loaded
         self.error: BaseException | None = None
@@ -96,9 +80,11 @@ class EngineQueue:
         self.loaded = threading.Event()
         self.created_s = int(time.time())
         self._load = load
+        self._open_runner = open_runner
         self._max_queue = max_queue
+        self._num_places = 0  # of the runner, once it is there
         self._waiting: deque[Job] = deque()
-        self._running: Job | None = None
+        self._running: list[Job] = []
         self._is_closed = False
         self._changed = threading.Condition()
         self._thread = threading.Thread(target=self._work, name="engine", daemon=True)
@@ -115,7 +101,7 @@ class EngineQueue:
     def num_jobs(self) -> int:
         """Jobs that wait or run."""
         with self._changed:
-            return len(self._waiting) + (self._running is not None)
+            return len(self._waiting) + len(self._running)
 
     def submit(self, sentence: str, params: SamplingParams, *, is_streamed: bool) -> Job:
         """Put a request into the queue, from the event loop.
@@ -127,8 +113,8 @@ class EngineQueue:
         with self._changed:
             if self.state != "ready" or self._is_closed:
                 raise QueueFull(f"the server is {self.state}", hint="try again later")
-            # A job that nothing runs before is as good as running, so max_queue = 0 still takes one request.
-            if len(self._waiting) + (self._running is not None) > self._max_queue:
+            # A job with a free place is as good as running, so max_queue = 0 still takes as many as there are places.
+            if len(self._waiting) + len(self._running) >= self._num_places + self._max_queue:
                 raise QueueFull(f"{self._max_queue} requests wait already", hint="try again after Retry-After seconds")
             self._waiting.append(job)
             self._changed.notify()
@@ -152,7 +138,7 @@ class EngineQueue:
         """Cancel what is left and end the thread; False when it is still inside a model call after ``timeout_s``."""
         with self._changed:
             self._is_closed = True
-            left = [*self._waiting, *([self._running] if self._running else [])]
+            left = [*self._waiting, *self._running]
             self._changed.notify()
         for job in left:
             self.cancel(job)
@@ -163,7 +149,9 @@ class EngineQueue:
     def _work(self) -> None:
         try:
             engine = self._load()
-            self.fingerprint = _fingerprint(engine)
+            runner = self._open_runner(engine)
+            self._num_places = runner.num_free
+            self.fingerprint = _fingerprint(engine, self._num_places)
             self.engine = engine
             with self._changed:
                 self.state = "ready" if self.state == "loading" else self.state
@@ -173,21 +161,47 @@ class EngineQueue:
             return
         finally:
             self.loaded.set()
-        while job := self._next():
-            outcome = job.run(engine)
-            with self._changed:
-                self._running = None  # before the answer goes out: the next request may follow it closely
-            job.post(outcome)
+        jobs: dict[Running, Job] = {}
+        while self._has_jobs():
+            self._admit(runner, jobs)
+            for ended in runner.step():
+                self._end(jobs.pop(ended), ended.outcome)
+
+    def _has_jobs(self) -> bool:
+        """Waits for one; False when the queue was closed and none is left."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._waiting or self._running or self._is_closed)
+            return bool(self._waiting or self._running)
+
+    def _admit(self, runner: Runner, jobs: dict[Running, Job]) -> None:
+        """Start jobs while there is room; those that run wait no longer than for as many prompts."""
+        for _ in range(runner.num_free):
+            if (job := self._next()) is None:
+                return
+            try:
+                jobs[job.start(runner)] = job
+            except BaseException as exc:  # a panic of a Rust library is no Exception, and must not end the thread
+                self._end(job, exc)
 
     def _next(self) -> Job | None:
         with self._changed:
-            self._changed.wait_for(lambda: self._waiting or self._is_closed)
-            self._running = self._waiting.popleft() if self._waiting else None
-            return self._running
+            if not self._waiting:
+                return None
+            self._running.append(self._waiting.popleft())
+            return self._running[-1]
+
+    def _end(self, job: Job, outcome: Completion | BaseException | None) -> None:
+        with self._changed:
+            self._running.remove(job)  # before the answer goes out: the next request may follow it closely
+        is_cancelled = isinstance(outcome, Completion) and outcome.finish_reason == "cancelled"
+        job.post(None if is_cancelled else outcome)
 
 
-def _fingerprint(engine: Generator) -> str:
-    """Names bundle, version and execution provider: a seed repeats an answer only under the same fingerprint."""
+def _fingerprint(engine: Generator, num_places: int) -> str:
+    """Names version, bundle, execution provider and places: a seed repeats an answer only under the same fingerprint.
+
+    With several places it may differ even then, by the rounding of calls that requests share.
+    """
     manifest = getattr(engine, "manifest", None)
-    text = f"{__version__} {engine.name} {engine.execution_provider} {manifest!r}"
+    text = f"{__version__} {engine.name} {engine.execution_provider} {num_places} {manifest!r}"
     return "fp_" + hashlib.sha256(text.encode()).hexdigest()[:12]

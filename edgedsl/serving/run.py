@@ -12,6 +12,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import uvicorn
 
@@ -21,7 +22,8 @@ from edgedsl.errors import ConfigError
 from edgedsl.runtime.sampling import SamplingParams
 from edgedsl.serving.app import create_app
 from edgedsl.serving.gate import KeyRing, check_exposure
-from edgedsl.serving.queue import EngineQueue, Generator
+from edgedsl.serving.queue import EngineQueue
+from edgedsl.serving.runner import Generator, OneAtATime, Runner
 from edgedsl.serving.tenants import prepare
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -38,7 +40,7 @@ def serve(
 
     Args:
         load: makes the engine; called in the engine thread, while the health routes answer already.
-        section: host, port, max_queue and drain_s.
+        section: host, port, max_queue, streams and drain_s; above one stream ``load`` makes an engine with as many slots.
         key_file: API keys, one a line, each perhaps with a part of the catalogue.
         defaults: sampling of requests that do not say, and the server's part of the catalogue.
 
@@ -49,7 +51,9 @@ def serve(
     """
     keys = KeyRing.from_file(key_file) if key_file else None
     check_exposure(section.host, keys)
-    queue = EngineQueue(_prepared(load, keys, defaults or GenerateSection()), max_queue=section.max_queue)
+    prepared = _prepared(load, keys, defaults or GenerateSection())
+    open_runner = OneAtATime if section.streams == 1 else _open_streams
+    queue = EngineQueue(prepared, max_queue=section.max_queue, open_runner=open_runner)
     with _listen(section.host, section.port) as listener:
         server = _Server(_settings(create_app(queue, keys=keys, defaults=defaults)))
         asyncio.run(_Service(server, queue, section).run(listener))
@@ -73,6 +77,17 @@ def _prepared(
         return engine
 
     return prepared
+
+
+def _open_streams(engine: Any) -> Runner:
+    """Called in the engine thread.
+
+    Raises:
+        RequestError: the bundle takes one request at a time.
+    """
+    from edgedsl.runtime.streams import Streams  # imports ONNX Runtime
+
+    return Streams(engine)
 
 
 class _Server(uvicorn.Server):

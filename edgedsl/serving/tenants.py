@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from edgedsl.errors import ConfigError, RequestError
 from edgedsl.grammar import CompiledGrammar
 from edgedsl.grammar.subset import Subset
-from edgedsl.serving.queue import Generator
+from edgedsl.serving.runner import Generator
 
 _MIN_KEY_LENGTH = 16
 _FIELDS = ("allow", "deny")
