@@ -38,8 +38,8 @@ def command(bundle: Path | None, project_file: Path | None, **flags: Any) -> Non
     SIGTERM and Ctrl-C let running and queued requests finish; a second one ends at once.
     """
     config = load_config(project_file)
-    for section, names in (("serve", SERVE_FLAGS), ("runtime", RUNTIME_FLAGS)):
-        config = override(config, section, {name: flags[name] for name in names})
+    for name in ("serve", "runtime"):
+        config = override(config, name, {k: v for k, v in flags.items() if hasattr(getattr(config, name), k)})
     path = bundle or config.path(config.export.output)
     key_file, folder = (_path(name, flags, config) for name in ("api_key_file", "keep_disagreements"))
     run = _import_run()
@@ -55,10 +55,6 @@ def command(bundle: Path | None, project_file: Path | None, **flags: Any) -> Non
         return engine
 
     run.serve(load, config.serve, key_file=key_file, defaults=config.generate)
-
-
-SERVE_FLAGS = ("host", "port", "max_queue", "streams", "api_key_file", "drain_s", "keep_disagreements")
-RUNTIME_FLAGS = ("execution_provider", "num_threads")
 
 
 def _path(name: str, flags: dict[str, Any], config: Config) -> Path | None:

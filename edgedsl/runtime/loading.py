@@ -64,6 +64,7 @@ def open_parts(path: Path, execution_provider: str, num_threads: int, captures_g
         dev = _dev_pairs(bundle)
         compiled = _compile(bundle, tokenizer, template)
         _warm_up(compiled, [program for _, program in dev[:_NUM_WARM_UP]])
+        gc.collect()  # while ONNX Runtime still works; put off, it would hold up a request
         hashing.result()
         # A measurement must have the machine to itself.
         decoder, costs = opening.result() if opening else opened()

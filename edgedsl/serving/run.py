@@ -40,13 +40,14 @@ def serve(
 
     Args:
         load: makes the engine; called in the engine thread, while the health routes answer already.
-        section: host, port, max_queue, streams and drain_s; above one stream ``load`` makes an engine with as many slots.
+        section: host, port, max_queue, streams and drain_s. From two streams on the engine has as many slots.
         key_file: API keys, one a line, each perhaps with a part of the catalogue.
         defaults: sampling of requests that do not say, and the server's part of the catalogue.
 
     Raises:
         ConfigError: a bad key file, a part of the catalogue with a name that it does not have, an address that cannot
             be bound, or one that others can reach without a key.
+        RequestError: a bundle that takes one request at a time, and several streams.
         EdgeDSLError: what ``load`` raised.
     """
     keys = KeyRing.from_file(key_file) if key_file else None

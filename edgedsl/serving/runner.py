@@ -68,7 +68,7 @@ class Runner(Protocol):
         ...
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class _Ended:
     outcome: Completion
 
