@@ -14,6 +14,7 @@ from edgedsl import token_bytes
 from edgedsl.bundle.manifest import Bundle, check_hashes, open_bundle
 from edgedsl.errors import BundleError
 from edgedsl.grammar import CompiledGrammar, Grammar, lark_tables
+from edgedsl.grammar.guard import BudgetGuard
 from edgedsl.prompt import PromptTemplate
 from edgedsl.runtime.calibration import is_calibrated, open_decoder
 from edgedsl.runtime.call_costs import CallCosts
@@ -23,7 +24,8 @@ from edgedsl.tokenizer import Tokenizer
 
 DEV_FILE = "eval/dev.json"  # a list of objects with prompt and target
 _LARGE_BYTES = 16 << 20
-_NUM_WARM_UP = 32  # programs; enough for most of a lexer's states
+_ENOUGH = 1 << 20  # tokens: no budget
+_NUM_WARM_UP = 64  # programs; enough for most of a lexer's states
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,7 @@ def open_parts(path: Path, execution_provider: str, num_threads: int, captures_g
         prefix = open_prefix(bundle, tokenizer, template)
         dev = _dev_pairs(bundle)
         compiled = _compile(bundle, tokenizer, template)
-        _warm_up(compiled, [program for _, program in dev[:_NUM_WARM_UP]])
+        _warm_up(compiled, tokenizer, [program for _, program in dev[:_NUM_WARM_UP]])
         gc.collect()  # while ONNX Runtime still works; put off, it would hold up a request
         hashing.result()
         # A measurement must have the machine to itself.
@@ -110,12 +112,17 @@ def _dev_pairs(bundle: Bundle) -> list[tuple[str, str]]:
     return pairs
 
 
-def _warm_up(compiled: CompiledGrammar, programs: Iterable[str]) -> None:
-    """Both lexers are built as far as they are walked: done now, the first request need not."""
-    automaton = compiled.planner.automaton
+def _warm_up(compiled: CompiledGrammar, tokenizer: Tokenizer, programs: Iterable[str]) -> None:
+    """Both engines are built as far as they are walked: done now, the first request need not."""
     for program in programs:
         compiled.grammar.accepts(program)
-        automaton.advance(automaton.start(), program.encode())
+        matcher = compiled.matcher()
+        guard = BudgetGuard(compiled, matcher)
+        for token_id in tokenizer.encode_plain(program):
+            if not guard.permits(token_id, _ENOUGH):
+                break
+            matcher.consume(token_id)
+            guard.consume(token_id)
 
 
 def _if_there(bundle: Bundle, name: str) -> Path | None:
