@@ -22,8 +22,8 @@ from edgedsl.evaluation.record import RESULT_SCHEMA
 
 BY_GRAMMAR = "by-grammar"
 KINDS = (
-    "quality", "hops", "recipes", "budget", "generations", "latency", "masks", "catalogues", "drafts", "heads",
-    "bandwidth", "peers", "cuda",
+    "quality", "hops", "recipes", "budget", "generations", "latency", "streams", "masks", "catalogues", "drafts",
+    "heads", "bandwidth", "peers", "cuda",
 )  # fmt: skip
 CAPTION = ("model", "grammar", "cpu", "command")
 _NAME = re.compile(r"[a-z0-9.-]+_[a-z0-9.-]+_\d{6}\.json")
@@ -44,6 +44,7 @@ _TITLES = {
     "four_tokens_ms_p50": "four tokens p50, ms", "token_share": "share of the vocabulary",
     "num_bytes": "read by a step", "step_ms_p50": "step p50, ms", "read_gb_s": "read, GB/s",
     "machine_gb_s": "the machine reads, GB/s", "bandwidth_share": "share of that",
+    "differing_share": "other answers than one at a time", "answers_factor": "answers/s, times one at a time",
     "ms_p50": "p50, ms", "ms_p95": "p95, ms", "logits_fetched": "rows of logits fetched, share",
     "mask_us_p50": "mask and check p50, µs", "mask_us_p99": "p99, µs", "mask_us_max": "longest, µs",
 }  # fmt: skip

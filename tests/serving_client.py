@@ -17,6 +17,7 @@ from edgedsl.serving.app import create_app
 from edgedsl.serving.gate import KeyRing
 from edgedsl.serving.queue import EngineQueue
 from edgedsl.serving.run import _listen, _settings
+from edgedsl.serving.runner import Generator, OneAtATime, Runner
 
 KEY = "0123456789abcdef"
 URL = "/v1/chat/completions"
@@ -27,8 +28,10 @@ def body(sentence: str = "turn on the light", **more: Any) -> dict[str, Any]:
 
 
 @contextmanager
-def queue_of(engine: FakeEngine, max_queue: int = 4) -> Iterator[EngineQueue]:
-    queue = EngineQueue(lambda: engine, max_queue=max_queue)
+def queue_of(
+    engine: Generator, max_queue: int = 4, open_runner: Callable[[Any], Runner] = OneAtATime
+) -> Iterator[EngineQueue]:
+    queue = EngineQueue(lambda: engine, max_queue=max_queue, open_runner=open_runner)
     queue.start()
     assert queue.loaded.wait(5)
     try:
@@ -62,16 +65,19 @@ def post(json_body: Any = None, engine: FakeEngine | None = None, **request: Any
 
 
 @contextmanager
-def server_of(engine: FakeEngine, **options: Any) -> Iterator[tuple[str, EngineQueue]]:
+def server_of(
+    engine: Generator, *, max_queue: int = 4, open_runner: Callable[[Any], Runner] = OneAtATime, **options: Any
+) -> Iterator[tuple[str, EngineQueue]]:
     """A real server on a loopback port."""
-    with queue_of(engine, options.pop("max_queue", 4)) as queue, _listen("127.0.0.1", 0) as listener:
+    with queue_of(engine, max_queue, open_runner) as queue, _listen("127.0.0.1", 0) as listener:
         server = uvicorn.Server(_settings(create_app(queue, **options)))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
         try:
             yield f"http://127.0.0.1:{listener.getsockname()[1]}", queue
         finally:
-            engine.release.set()
+            if isinstance(engine, FakeEngine):
+                engine.release.set()
             server.should_exit = True
             thread.join(10)
             assert not thread.is_alive()

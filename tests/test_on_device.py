@@ -252,13 +252,22 @@ def test_each_size_has_a_graph_of_its_own_and_prompts_have_none(
     for count in (1, 2, 3, 4, 5, 7, 9, 13, 16, 17, 1):
         decoder.rows(IDS[:count], count)
         decoder.truncate(20)
-    assert [graph for _, graph in asked] == ["-1", "1", "2", "3", "4", "6", "8", "12", "16", "16", "-1", "1"]
+    graphs = [graph for _, graph in asked]
+    assert [graphs.index(graph) for graph in graphs] == [0, 1, 2, 3, 4, 5, 6, 7, 8, 8, 0, 1]
+    assert graphs[0] == "-1"
     # At the end of the context there is no room to fill a call up.
     decoder.reset()
     decoder.forward(IDS[: CONTEXT - 5])
     decoder.rows(IDS[:5], 5)
     assert asked[-1][1] == "-1"
     assert decoder.length == CONTEXT
+    # Other buffers have other graphs, of a step of several sequences too.
+    other = DeviceCalls(Watched(), decoder.info, "cpu", True, decoder.bind_cache)  # type: ignore[arg-type]
+    other.run(IDS[:2], 0, 1)
+    other.step([3], [0])
+    other.step([4], [1])
+    assert len({*graphs, *(graph for _, graph in asked[-3:])}) == len(set(graphs)) + 2
+    assert asked[-1][1] == asked[-2][1] != "-1"
 
 
 def test_the_whole_context_can_be_used_and_no_more(tmp_path: Path) -> None:

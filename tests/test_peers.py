@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,12 +24,15 @@ from edgedsl.bench.peers.process import WorkerProcess
 from edgedsl.bench.peers.specs import PEERS, Peer, Spec
 from edgedsl.bench.peers.table_rows import failures, ratios, rows
 from edgedsl.bench.peers.weights import check_same, read_weights, write_weights
+from edgedsl.bench.peers.worker import Worker, load
+from edgedsl.bench.peers.worker import together as worker_together
 from edgedsl.bench.table import read_result
 from edgedsl.bundle.manifest import open_bundle
 from edgedsl.catalogue import Catalogue, bind
 from edgedsl.config import Config
 from edgedsl.errors import ConfigError, ExportError, GenerationError, ModelError
 from edgedsl.grammar import Grammar
+from edgedsl.runtime.engine import Engine
 
 TOKENIZER = tiny_tokenizer()
 CONTESTANT = '''
@@ -177,6 +182,74 @@ def test_slots_are_used_where_there_are_any(
     assert [answer.is_exact for answer in able.answers] == [True] * 4
     assert Standing(able).answers_per_s == pytest.approx(4 / able.seconds)
     assert [answer.end_ms >= answer.first_ms >= 0 for answer in able.answers] == [True] * 4
+
+
+class Told:
+    """A clock that keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.starts_and_ends: list[tuple[str, int]] = []
+        self.num_tokens = Counter[int]()
+
+    def start(self, index: int) -> None:
+        self.starts_and_ends.append(("start", index))
+
+    def token(self, index: int) -> None:
+        self.num_tokens[index] += 1
+
+    def end(self, index: int) -> None:
+        self.starts_and_ends.append(("end", index))
+
+
+def own_contestant(bundle: Path, num_streams: int) -> Any:
+    return load(measure.OWN)({"model": str(bundle), "num_threads": 1, "num_streams": num_streams})  # type: ignore[call-arg]
+
+
+def asked(*budgets: int) -> list[dict[str, Any]]:
+    return [{"prompt": PAIRS[n][0], "token_ids": [], "max_tokens": budget} for n, budget in enumerate(budgets)]
+
+
+def test_edgedsl_has_a_slot_for_each_stream(tiny_bundle: Path) -> None:
+    contestant, clock = own_contestant(tiny_bundle, 2), Told()
+    requests = asked(24, 6, 24)
+    found = contestant.generate_together(requests, 2, clock)
+    # Its second stream asks again while the first one waits for its answer.
+    assert clock.starts_and_ends[:4] == [("start", 0), ("start", 1), ("end", 1), ("start", 2)]
+    assert sorted(clock.starts_and_ends[4:]) == [("end", 0), ("end", 2)]
+    grammar = contestant._engine.grammar
+    assert all(grammar.accepts(TOKENIZER.decode(token_ids)) for token_ids in found)
+    assert all(len(ids) <= request["max_tokens"] for ids, request in zip(found, requests, strict=True))
+    assert all(0 < clock.num_tokens[n] <= len(token_ids) for n, token_ids in enumerate(found))
+    answers = worker_together(contestant, requests, 2)["answers"]
+    assert [answer["token_ids"] for answer in answers] == found
+    assert all(0 < answer["first_ms"] < answer["end_ms"] for answer in answers)
+
+
+def test_edgedsl_in_slots_fails_as_one_of_all(tiny_bundle: Path) -> None:
+    worker = Worker(lambda settings: own_contestant(tiny_bundle, 2))  # type: ignore[arg-type]
+    worker.answer({"open": {}})
+    requests = [*asked(24, 24), {"prompt": " ", "token_ids": [], "max_tokens": 24}]
+    answer = worker.answer({"together": {"requests": requests, "num_streams": 2}})
+    assert answer == {"error": "RequestError: the sentence is empty"}
+
+
+@pytest.mark.parametrize(("num_streams", "has_slots"), [(1, True), (2, False)])
+def test_edgedsl_answers_one_after_the_other_where_it_has_no_slots(
+    num_streams: int, has_slots: bool, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    open_bundle, opened = Engine.from_bundle, []
+
+    def from_bundle(*args: Any, **settings: Any) -> Engine:
+        opened.append(settings["num_slots"])
+        engine = open_bundle(*args, **settings)
+        if not has_slots:  # as a graph whose cache grows says
+            engine.decoder.info = replace(engine.decoder.info, kv_layout="growing")
+        return engine
+
+    monkeypatch.setattr(Engine, "from_bundle", from_bundle)
+    contestant = own_contestant(tiny_bundle, num_streams)
+    assert opened == [num_streams]
+    assert not hasattr(contestant, "generate_together")
 
 
 def test_a_failure_among_streams_is_one_of_all(
@@ -459,6 +532,12 @@ def test_all_measures_one_stream_and_eight(project: Config, tmp_path: Path, caps
     assert together["title"].endswith("8 streams")
     assert [row["answers"] for row in together["rows"]] == [4, 4]
     assert together["caption"]["command"].endswith("--streams 8")
+    assert [row["errors"] for row in together["rows"]] == [0, 0]
+    opened = {
+        path.name: read_result(path)["contestants"]["edgedsl w8a8"]["settings"] for path in tmp_path.glob("p*.json")
+    }
+    assert [opened[name]["num_streams"] for name in sorted(opened)] == [8, 1]
+    assert any("edgedsl (from a fused graph) and llama.cpp have a slot" in line for line in together["caveats"])
 
 
 @pytest.mark.usefixtures("fake_peers")

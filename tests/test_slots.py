@@ -11,7 +11,7 @@ import onnx
 import pytest
 from tiny_export import CASES, CONTEXT, make_model, model_info, needs_optimum
 
-from edgedsl.errors import GenerationError
+from edgedsl.errors import GenerationError, ProviderError
 from edgedsl.exporters.fused import FusedExporter
 from edgedsl.exporters.fused.on_device import to_device
 from edgedsl.exporters.optimum import OptimumExporter
@@ -147,6 +147,11 @@ def test_a_failing_model_is_an_error_of_ours(tmp_path: Path, monkeypatch: pytest
     with pytest.raises(GenerationError, match="failed to run one step"):
         slots.step({0: 1, 1: 2})
     assert [one.length for one in slots.decoders] == [0] * 4
+
+
+def test_more_slots_than_memory_are_an_error_of_ours(tmp_path: Path) -> None:
+    with pytest.raises(ProviderError, match="no memory for the keys and values of 1000000000000 sequences"):
+        opened("llama", "host", tmp_path, 10**12)
 
 
 def test_a_step_is_as_wide_as_it_must_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -162,24 +162,46 @@ def test_ctrl_c_is_not_kept_for_later(engine: Engine) -> None:
         raise KeyboardInterrupt
 
     streams = Streams(engine)
-    streams.start(SENTENCES[0], params(0), on_text=interrupt)
     with pytest.raises(KeyboardInterrupt):
-        streams.step()
+        streams.start(SENTENCES[0], params(0), on_text=interrupt)
     assert streams.num_free == NUM_SLOTS
 
 
-def test_a_failing_step_ends_all_that_took_part(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_first_text_does_not_wait_for_the_prompts_of_others(engine: Engine, way: str) -> None:
+    streams, pieces = Streams(engine), []  # type: ignore[var-annotated]
+    taken = [streams.start(SENTENCES[0], params(0), on_text=pieces.append)]
+    assert len(pieces) == 1
+    taken.append(streams.start(SENTENCES[1], params(1)))
+    assert len(pieces) == 1
+    assert finish(streams, *taken)[taken[0]].text == "".join(pieces)
+
+
+def test_an_answer_does_not_wait_for_the_calls_of_others(engine: Engine, way: str) -> None:
+    streams = Streams(engine)
+    short = streams.start(SENTENCES[0], params(0), is_cancelled=lambda: True)
+    other = streams.start(SENTENCES[1], params(1))
+    num_calls = other.ahead.num_calls
+    assert streams.step() == [short]
+    assert other.ahead.num_calls == num_calls
+    assert streams.step() == []
+    assert other.ahead.num_calls == num_calls + 1
+
+
+@pytest.mark.parametrize(("failure", "kind"), [(RuntimeError("no"), GenerationError), (Panic(), Panic)])
+def test_a_failing_step_ends_all_that_took_part(
+    engine: Engine, failure: BaseException, kind: type[BaseException], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(engine, "costs", FLAT)
     streams = Streams(engine)
     taken = [streams.start(SENTENCES[n], params(0)) for n in range(2)]
 
     def fail(*_: Any) -> None:
-        raise RuntimeError("no")
+        raise failure
 
     with monkeypatch.context() as patch:
         patch.setattr(streams._slots, "_run", fail)
         outcomes = finish(streams, *taken)
-    assert [type(outcomes[stream]) for stream in taken] == [GenerationError] * 2
+    assert [type(outcomes[stream]) for stream in taken] == [kind] * 2
     again = streams.start(SENTENCES[0], params(0))
     assert facts(finish(streams, again)[again]) == facts(engine.generate(SENTENCES[0], params(0)))
 

@@ -156,7 +156,7 @@ def measure(plan: Plan, command: str, say: Say = lambda _: None) -> dict[str, An
 
 def _own_entrant(bundle: Bundle, num_threads: int, plan: Plan) -> Entrant:
     start = partial(WorkerProcess, Path(sys.executable), OWN, num_threads)
-    settings = {"model": str(bundle.path), "num_threads": num_threads}
+    settings = {"model": str(bundle.path), "num_threads": num_threads, "num_streams": plan.num_streams}
     return Entrant(f"edgedsl {bundle.manifest.model.quantization}", start, settings, plan.timeout_s)
 
 
@@ -222,7 +222,8 @@ def _turns(plan: Plan, num: int) -> str:
     return (
         f"{plan.num_streams} streams share {asked}; each asks as soon as it has its answer: the contestants take "
         f"turns with rounds of {ROUNDS * plan.num_streams} sentences, {own}; a round to warm up is not counted. "
-        "llama.cpp has a slot for each stream; who has none answers one after the other, and waiting is in the times."
+        "edgedsl (from a fused graph) and llama.cpp have a slot for each stream; who has none answers one after the "
+        "other, and waiting is in the times."
     )
 
 

@@ -12,6 +12,7 @@ are copied only where the grammar refuses the best token or the request samples.
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -25,8 +26,7 @@ from edgedsl.runtime.rows import DeviceRow, Logits
 CAPTURED_SIZES = (1, *SIZES)
 _GRAPH_ID = "gpu_graph_id"  # key of run options: CUDA graphs of different shape have different numbers
 _NOT_CAPTURED = "-1"
-_GRAPHS_OF_A_SLOT = 100
-_FIRST_OF_STEPS = 1_000_000  # number of the graph of a step, less its batch
+_numbers = itertools.count(1)  # of graphs: addresses are captured too, so buffers of the same shape need another
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ class DeviceCalls:
         if size and num_past + size <= self._info.context_length:
             call, first = self._fixed_call(size), count - num_logits
         else:
-            call, first = self._make(count, num_logits, _NOT_CAPTURED), 0
+            call, first = self._make(count, num_logits, False), 0
         filled = [*token_ids, *[token_ids[-1]] * (call.num_tokens - count)]
         call.tokens.update_inplace(np.array([filled], np.int64))
         call.last.update_inplace(np.array([num_past + call.num_tokens - 1], np.int32))
@@ -101,7 +101,7 @@ class DeviceCalls:
         """
         batch = len(token_ids)
         if batch not in self._together:
-            self._together[batch] = self._make(1, 1, str(_FIRST_OF_STEPS + batch), 0, batch)
+            self._together[batch] = self._make(1, 1, True, 0, batch)
         call = self._together[batch]
         call.tokens.update_inplace(np.array(token_ids, np.int64)[:, None])
         call.last.update_inplace(np.array(num_past, np.int32))
@@ -110,15 +110,16 @@ class DeviceCalls:
 
     def _fixed_call(self, size: int) -> _Call:
         if size not in self._fixed:
-            # Addresses are captured too, so each slot has graphs of its own.
-            self._fixed[size] = self._make(size, size, str(self._slot * _GRAPHS_OF_A_SLOT + size))
+            self._fixed[size] = self._make(size, size, True)
         return self._fixed[size]
 
-    def _make(self, num_tokens: int, num_logits: int, graph_id: str, slot: int | None = None, batch: int = 1) -> _Call:
+    def _make(
+        self, num_tokens: int, num_logits: int, is_captured: bool, slot: int | None = None, batch: int = 1
+    ) -> _Call:
         positions = np.arange(num_tokens - num_logits, num_tokens, dtype=np.int64)
         options = ort.RunOptions()
         if self._captures_graphs:
-            options.add_run_config_entry(_GRAPH_ID, graph_id)
+            options.add_run_config_entry(_GRAPH_ID, str(next(_numbers)) if is_captured else _NOT_CAPTURED)
         call = _Call(
             num_tokens, num_logits,
             tokens=self._buffer((batch, num_tokens), np.int64), last=self._buffer((batch,), np.int32),

@@ -11,6 +11,8 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
+from edgedsl.errors import ProviderError
+
 # Numbers of onnx.proto's TensorProto.DataType.
 ELEMENT_TYPES = {"float32": 1, "float16": 10, "bfloat16": 16}
 ELEMENT_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
@@ -19,10 +21,20 @@ Values = NDArray[np.float32]
 
 
 def allocate(shape: Sequence[int], dtype: str, device: str) -> ort.OrtValue:
-    """A buffer; ``device`` is cpu or cuda. On a GPU it is zeros: kernels that multiply by a mask must find numbers."""
-    buffer = ort.OrtValue.ortvalue_from_shape_and_type(shape, ELEMENT_TYPES[dtype], device)
-    if device != "cpu":
-        write(buffer, np.zeros(shape, np.float32), dtype)
+    """A buffer; ``device`` is cpu or cuda. On a GPU it is zeros: kernels that multiply by a mask must find numbers.
+
+    Raises:
+        ProviderError: too little memory.
+    """
+    try:
+        buffer = ort.OrtValue.ortvalue_from_shape_and_type(shape, ELEMENT_TYPES[dtype], device)
+        if device != "cpu":
+            write(buffer, np.zeros(shape, np.float32), dtype)
+    except (MemoryError, RuntimeError) as exc:
+        raise ProviderError(
+            f"there is no memory for the keys and values of {shape[0]} sequences on the {device}",
+            hint="lower '--streams', or export with a smaller context_length",
+        ) from exc
     return buffer
 
 

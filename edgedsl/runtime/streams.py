@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from edgedsl.errors import GenerationError, RequestError
+from edgedsl.errors import RequestError
 from edgedsl.grammar import CompiledGrammar
 from edgedsl.runtime.call_costs import CallCosts
 from edgedsl.runtime.engine import Engine
@@ -74,21 +74,25 @@ class Streams:
 
     Args:
         engine: loaded with some slots; it must not generate by itself meanwhile.
+        together: True makes every step a call of one token of each request, also where there is one only; False gives
+            each request calls of its own. None chooses before each step.
 
     Raises:
         RequestError: a bundle whose cache is not one buffer for each layer.
     """
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, *, together: bool | None = None) -> None:
         if not engine.decoder.can_truncate:
             raise RequestError(
                 "this bundle's graph takes one request at a time",
                 hint="export it with '--graph fused', or serve one at a time with '--streams 1'",
             )
         self.engine = engine
+        self._together = together
         self._slots = Slots(engine.decoder)
         self._free = list(reversed(range(engine.decoder.num_slots)))  # the lowest is taken first: steps stay small
         self._active: list[Stream] = []
+        self._ended: list[Stream] = []
         self._alone = _Alone(engine.costs, engine.drafts is not None) if engine.costs else None
 
     @property
@@ -121,26 +125,31 @@ class Streams:
             raise
         self._active.append(stream)
         self._free.pop()
+        with self._keeping_its_failure(stream):
+            self._advance(stream)  # now, not after the prompts of those who came with it
         return stream
 
     def step(self) -> list[Stream]:
-        """Take tokens as far as they are known, then run the model for every request that goes on.
+        """Take tokens as far as they are known, then run the model for every request, unless one is at its end.
 
         Returns:
             Requests that have an outcome now; their places are free.
         """
-        active = list(self._active)
-        for stream in active:
+        for stream in list(self._active):
             with self._keeping_its_failure(stream):
                 self._advance(stream)
-        waiting = list(self._active)
+        if not self._ended:  # else their places are worth more than a call for the others
+            self._call(list(self._active))
+        ended, self._ended = self._ended, []
+        return ended
+
+    def _call(self, waiting: list[Stream]) -> None:
         if waiting and self._is_better_together(len(waiting)):
             self._call_together(waiting)
-        else:
-            for stream in waiting:
-                with self._keeping_its_failure(stream):
-                    self._call_alone(stream)
-        return [stream for stream in active if stream.outcome is not None]
+            return
+        for stream in waiting:
+            with self._keeping_its_failure(stream):
+                self._call_alone(stream)
 
     def _advance(self, stream: Stream) -> None:
         """Take tokens until the model has to be asked, or the program is at its end."""
@@ -164,6 +173,8 @@ class Streams:
 
     def _is_better_together(self, num_streams: int) -> bool:
         """Whether a token of a step costs less than one of calls with drafts; never where calls have one shape only."""
+        if self._together is not None:
+            return self._together
         if not (self._alone and self.engine.costs) or num_streams < 2:
             return False
         return self.engine.costs.of(num_streams) / num_streams < self._alone.token_ms
@@ -178,9 +189,11 @@ class Streams:
     def _call_together(self, streams: list[Stream]) -> None:
         try:
             rows = self._slots.step({stream.slot: stream.sequence.token_ids[-1] for stream in streams})
-        except GenerationError as exc:
+        except BaseException as exc:
             for stream in streams:
                 self._end(stream, exc)
+            if isinstance(exc, KeyboardInterrupt):
+                raise
             return
         for stream in streams:
             stream.ahead.num_calls += 1
@@ -202,6 +215,7 @@ class Streams:
     def _end(self, stream: Stream, outcome: Completion | BaseException) -> None:
         stream.outcome = outcome
         self._active.remove(stream)
+        self._ended.append(stream)
         self._slots.decoders[stream.slot].reset()
         self._free.append(stream.slot)
         self._free.sort(reverse=True)
