@@ -52,7 +52,7 @@ def read(path: Path, json_text: str) -> list[bytes] | None:
         if {name: found[name] for name in origin} != origin:
             return None
         return [text.encode(_ONE_CHARACTER_A_BYTE) for text in found["tokens"]]
-    except (OSError, ValueError, LookupError, TypeError, AttributeError) as exc:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as exc:
         raise ModelError(
             f"'{path}' does not hold the bytes of a tokenizer's tokens: {exc}", hint="export the bundle again"
         ) from exc

@@ -8,12 +8,13 @@ import shutil
 from pathlib import Path
 
 import pytest
+from tiny import tiny_tokenizer
 
 import edgedsl
 from edgedsl import token_bytes
 from edgedsl.bundle.manifest import open_bundle, write_manifest
-from edgedsl.errors import BundleError, ModelError
-from edgedsl.grammar import lark_tables
+from edgedsl.errors import BundleError, EngineLimitError, ModelError
+from edgedsl.grammar import Grammar, Matcher, lark_tables
 from edgedsl.runtime import loading
 
 
@@ -38,17 +39,41 @@ def rewrite(bundle: Path, name: str, content: str | None) -> None:
     )  # fmt: skip
 
 
-def test_weights_that_are_hashed_beside_the_rest_are_not_served_when_changed(
-    bundle: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_weights_that_are_hashed_beside_the_rest_are_not_served_when_changed(bundle: Path) -> None:
     weights = bundle / "model.onnx.data"
     content = bytearray(weights.read_bytes())
     content[len(content) // 2] ^= 1
     weights.write_bytes(content)
-    monkeypatch.setattr(loading, "_LARGE_BYTES", len(content) - 1)
     with pytest.raises(BundleError, match=r"model\.onnx\.data' was changed"):
         edgedsl.load(bundle, num_threads=1)
     assert gc.isenabled()
+
+
+def test_what_is_parsed_is_hashed_before(bundle: Path) -> None:
+    names = open_bundle(bundle).manifest.files
+    assert loading.weights(names) == ["model.onnx.data"]
+    for name in names.keys() - loading.weights(names):
+        content = (bundle / name).read_bytes()
+        (bundle / name).write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+        with pytest.raises(BundleError, match="was changed"):
+            open_bundle(bundle, leaves_weights=True)
+        (bundle / name).write_bytes(content)
+
+
+def test_dev_programs_may_hold_anything(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """The end token, what the language has not, and what meets a limit of the engine."""
+    tokenizer = tiny_tokenizer()
+    end = tokenizer.encode_plain(";")[0]
+    compiled = Grammar("start: WORD\nWORD: /[a-z]+/\n%ignore /;/\n", name="words").compile(tokenizer, [end])
+    loading._warm_up(compiled, tokenizer, ["ab;ab", "AB", "", "a" * 1_000_000])
+    assert not caplog.records
+
+    def fail(*_: object) -> None:
+        raise EngineLimitError("a limit")
+
+    monkeypatch.setattr(Matcher, "consume", fail)
+    loading._warm_up(compiled, tokenizer, ["abcde"])
+    assert "the warm-up failed" in caplog.text
 
 
 @pytest.mark.parametrize("name", [token_bytes.FILE_NAME, lark_tables.FILE_NAME, loading.DEV_FILE])

@@ -162,4 +162,4 @@ def test_a_step_is_as_wide_as_it_must_be(tmp_path: Path, monkeypatch: pytest.Mon
         slots.step(dict.fromkeys(taking, 1))
     assert widths == [2, 2, 3, 4]
     slots._is_on_gpu = True
-    assert [slots._size(n) for n in (1, 2, 3, 4)] == [2, 2, 4, 4]
+    assert [slots.width(range(n)) for n in (1, 2, 3, 4)] == [2, 2, 4, 4]

@@ -45,7 +45,7 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Engine:
 def way(request: pytest.FixtureRequest, engine: Engine, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.setattr(engine, "costs", None if request.param == "no costs" else FLAT)
     if request.param == "alone":
-        monkeypatch.setattr(Streams, "_is_better_together", lambda self, num_streams: False)
+        monkeypatch.setattr(Streams, "_is_better_together", lambda self, slots: False)
     return str(request.param)
 
 
@@ -216,6 +216,14 @@ def test_what_is_refused_takes_no_place(engine: Engine, sentence: str, budget: i
     assert streams.num_free == NUM_SLOTS
 
 
+def test_more_requests_than_places_are_refused(engine: Engine) -> None:
+    streams = Streams(engine)
+    taken = [streams.start(SENTENCES[n], params(n)) for n in range(NUM_SLOTS)]
+    with pytest.raises(RequestError, match="all 3 places are taken"):
+        streams.start(SENTENCES[3], params(3))
+    assert all(isinstance(outcome, Completion) for outcome in finish(streams, *taken).values())
+
+
 def test_a_model_that_fails_on_the_prompt_takes_no_place(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     streams = Streams(engine)
 
@@ -244,7 +252,7 @@ def test_a_bundle_with_drafts_answers_as_it_does_alone(
     tiny_bundle: Path, is_together: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine = Engine.from_bundle(tiny_bundle, num_threads=1, num_slots=NUM_SLOTS)
-    monkeypatch.setattr(Streams, "_is_better_together", lambda self, num_streams: is_together and num_streams > 1)
+    monkeypatch.setattr(Streams, "_is_better_together", lambda self, slots: is_together and len(slots) > 1)
     assert engine.drafts
     found = answers(Streams(engine), SENTENCES)
     expected = [engine.generate(sentence, params(number)) for number, sentence in enumerate(SENTENCES)]
@@ -266,8 +274,8 @@ def test_what_drafts_brought_decides(engine: Engine, monkeypatch: pytest.MonkeyP
     for _ in range(500):
         streams._alone.learn(8.0, 4)
     assert streams._alone.token_ms == pytest.approx(2.0, rel=0.05)
-    assert [streams._is_better_together(n) for n in (1, 3, 5)] == [False, False, True]
+    assert [streams._is_better_together(list(range(n))) for n in (1, 2, 5)] == [False, False, True]
     for _ in range(500):
         streams._alone.learn(8.0, 2)
-    assert [streams._is_better_together(n) for n in (1, 2, 3)] == [False, False, True]
+    assert [streams._is_better_together(list(range(n))) for n in (1, 2, 3)] == [False, False, True]
     assert np.isfinite(streams._alone.token_ms)

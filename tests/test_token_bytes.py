@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import string
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,12 @@ import numpy as np
 import pytest
 from learned_tokenizer import learned_tokens
 from tiny import BOS_TOKEN, EOS_TOKEN, MERGED_WORDS, tiny_tokenizer
+from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers
+from tokenizers import Tokenizer as Backend
 
 from edgedsl import token_bytes
 from edgedsl.errors import ModelError
+from edgedsl.grammar import BudgetGuard, Grammar
 from edgedsl.grammar.authoring.language import open_language
 from edgedsl.tokenizer import Tokenizer
 
@@ -66,11 +70,52 @@ def test_a_damaged_list_is_an_error(file: Path, tokens: Any) -> None:
         token_bytes.read(file, JSON_TEXT)
 
 
-@pytest.mark.parametrize("content", ["", "[]", "{}", "5"])
+@pytest.mark.parametrize("content", ["", "[]", "{}", "5", '{"tokens":' + "[" * 200_000])
 def test_a_damaged_file_is_an_error(file: Path, content: str) -> None:
     file.write_text(content, encoding="utf-8")
     with pytest.raises(ModelError, match="does not hold the bytes"):
         token_bytes.read(file, JSON_TEXT)
+
+
+def with_blanks(pre_tokenizer: Any, normalizer: Any) -> Tokenizer:
+    """A tokenizer in the manner of SentencePiece: a blank is "▁", and one may stand before each text."""
+    pieces = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), "▁", *string.ascii_lowercase]
+    merges = [("t", "u"), ("r", "n"), ("tu", "rn"), ("o", "n"), ("▁", "on"), ("d", "i"), ("di", "m")]
+    pieces += ["".join(pair) for pair in merges]
+    vocabulary = {piece: n for n, piece in enumerate(pieces)}
+    backend = Backend(models.BPE(vocab=vocabulary, merges=merges, byte_fallback=True, unk_token="<unk>"))
+    backend.normalizer, backend.pre_tokenizer = normalizer, pre_tokenizer
+    backend.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
+    backend.add_special_tokens([AddedToken(name, special=True) for name in ("<unk>", "<s>", "</s>")])
+    return Tokenizer(backend.to_str())
+
+
+LLAMA = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+WITH_BLANKS = {
+    "a blank before each text": with_blanks(None, LLAMA),
+    "a blank before the first word": with_blanks(pre_tokenizers.Metaspace(prepend_scheme="first", split=False), None),
+    "blanks replaced": with_blanks(None, normalizers.Replace(" ", "▁")),
+}
+
+
+@pytest.mark.parametrize("name", WITH_BLANKS)
+def test_tokenizers_that_add_blanks_decode_too(name: str) -> None:
+    tokenizer = WITH_BLANKS[name]
+    compiled = Grammar('start: "turn on" | "dim"\n', name="lamp").compile(tokenizer, [tokenizer.token_id("</s>")])
+    rng, found = np.random.default_rng(0), set()
+    for _ in range(20):
+        matcher, token_ids = compiled.matcher(), []
+        guard = BudgetGuard(compiled, matcher)
+        while not matcher.is_stopped():
+            logits = rng.standard_normal(compiled.vocab_size).astype(np.float32)
+            token_id = guard.choose(logits, lambda values: int(values.argmax()), 40)
+            if token_id in compiled.end_token_ids:
+                break
+            matcher.consume(token_id)
+            guard.consume(token_id)
+            token_ids.append(token_id)
+        found.add(b"".join(tokenizer.token_bytes[token_id] for token_id in token_ids))
+    assert found == {b"turn on", b"dim"}
 
 
 @pytest.mark.parametrize("name", ["flow", "json-call", "sql-select", "thingtalk"])

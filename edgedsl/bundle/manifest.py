@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import math
 import mmap
 import os
 import stat
@@ -95,13 +94,13 @@ def write_manifest(
     return manifest
 
 
-def open_bundle(path: Path, *, verify: bool = True, max_bytes: float = math.inf) -> Bundle:
+def open_bundle(path: Path, *, verify: bool = True, leaves_weights: bool = False) -> Bundle:
     """Open a bundle folder after checking it.
 
     Args:
         path: folder with a manifest.json; may be a symbolic link, nothing inside may.
         verify: also hash every file (about 0.1 s for each 100 MB); names, kinds and sizes are always checked.
-        max_bytes: leave larger files for :func:`check_hashes`.
+        leaves_weights: hash all but :func:`weights`, which are not parsed, and are left for :func:`check_hashes`.
 
     Raises:
         BundleError: not a bundle, or a file that is missing, changed or not listed; the message names the file.
@@ -112,11 +111,17 @@ def open_bundle(path: Path, *, verify: bool = True, max_bytes: float = math.inf)
         manifest = parse_manifest(content)
         with os_errors("it cannot be read"):
             _check_listing(folder, manifest)
+        later = weights(manifest.files) if leaves_weights else ()
         for name, entry in manifest.files.items() if verify else ():
-            if entry.size <= max_bytes:
+            if name not in later:
                 _check_hash(folder, name, entry)
         _check_models(folder, manifest)
     return Bundle(folder, manifest)
+
+
+def weights(names: Iterable[str]) -> list[str]:
+    """Those of a bundle's files that hold nothing but numbers of a graph."""
+    return [name for name in names if name.endswith(".onnx.data")]
 
 
 def check_hashes(bundle: Bundle, names: Iterable[str]) -> None:
@@ -168,17 +173,6 @@ def read_manifest_bytes(folder: Path) -> bytes:
     if len(content) > MAX_MANIFEST_BYTES:
         raise BundleError(f"'{folder / MANIFEST}' is larger than {MAX_MANIFEST_BYTES} bytes", hint=_ANEW)
     return content
-
-
-def _check_folder(folder: Path) -> None:
-    if folder.is_file():
-        raise BundleError(
-            f"'{folder}' is a file, expected a bundle folder", hint=f"run 'edgedsl bundle unpack {folder}' first"
-        )
-    if not folder.is_dir():
-        raise BundleError(f"bundle '{folder}' does not exist", hint="run 'edgedsl export' to make one")
-    if not os.path.lexists(folder / MANIFEST):
-        raise BundleError(f"'{folder}' is not a bundle: it has no {MANIFEST}", hint="run 'edgedsl export' to make one")
 
 
 @contextmanager

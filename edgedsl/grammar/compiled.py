@@ -24,6 +24,7 @@ from edgedsl.grammar.vocabulary import Vocabulary
 from edgedsl.tokenizer import Tokenizer
 
 _MAX_RESTRICTED = 16
+_PROBES = ("a", " a", "b c", "1", "(")
 # llguidance knows beforehand which tokens are of these characters, and so legal in most strings. It has four such sets
 # by default; this one does as much for the languages here, and takes a quarter of the time to prepare.
 _FREE_TEXT = r"[^\"\\\x00-\x1F\x7F]+"
@@ -49,6 +50,17 @@ class _EngineTokens:
         return self._encode(text)
 
 
+def _engine_tokenizer(tokenizer: Tokenizer, end_token_ids: list[int]) -> llguidance.LLTokenizer:
+    """A tokenizer that puts a blank before each text is read by llguidance itself, which knows to take it away."""
+    source = _EngineTokens(tokenizer, end_token_ids) if _keeps_bytes(tokenizer) else tokenizer.json_text
+    return llguidance.LLTokenizer(source, eos_token=end_token_ids, slices=[_FREE_TEXT])
+
+
+def _keeps_bytes(tokenizer: Tokenizer) -> bool:
+    spelled = (b"".join(tokenizer.token_bytes[i] for i in tokenizer.encode_plain(text)) for text in _PROBES)
+    return list(spelled) == [text.encode() for text in _PROBES]
+
+
 class CompiledGrammar:
     """A grammar over the tokens of one tokenizer. Immutable; matchers are made from it."""
 
@@ -63,9 +75,7 @@ class CompiledGrammar:
             raise GrammarError(
                 f"the constraint sees {len(self._token_bytes)} tokens, the tokenizer has {self.vocab_size}"
             )
-        self._llg_tokenizer = llguidance.LLTokenizer(
-            _EngineTokens(tokenizer, end_token_ids), eos_token=end_token_ids, slices=[_FREE_TEXT]
-        )
+        self._llg_tokenizer = _engine_tokenizer(tokenizer, end_token_ids)
         self.matchers = MatcherFactory(self._llg_tokenizer, grammar)
         self._restricted: dict[tuple[Subset | Spans, ...], CompiledGrammar] = {}
         self.matcher().fill_bitmask(np.empty(self.bitmask_size, np.int32))  # warm: the first request pays nothing

@@ -6,6 +6,7 @@ time the measurement says little: then all cores are taken, and the first load o
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import json
 import logging
@@ -65,19 +66,24 @@ class Calibration:
         return cls(ThreadSettings(num_threads, is_spinning), CallCosts(ms), is_provisional)
 
 
-def is_calibrated(manifest: Manifest, execution_provider: str, num_threads: int) -> bool:
-    """Whether :func:`open_decoder` has nothing to measure."""
-    path = _path(default_cache(), manifest, execution_provider, num_threads)
-    return manifest.model.kv_layout != "shared" or _kept(path) is not None
+def kept_calibration(manifest: Manifest, execution_provider: str, num_threads: int) -> Calibration | None:
+    """That of an earlier load; None where it is time to measure."""
+    return _kept(_path(default_cache(), manifest, execution_provider, num_threads))
 
 
 def open_decoder(
-    bundle: Bundle, execution_provider: str, num_threads: int, captures_graphs: bool = True, num_slots: int = 1
+    bundle: Bundle,
+    kept: Calibration | None,
+    execution_provider: str,
+    num_threads: int,
+    captures_graphs: bool = True,
+    num_slots: int = 1,
 ) -> tuple[Decoder, CallCosts | None]:
     """A bundle's decoder, calibrated, and the costs of its calls; a cache that grows cannot be measured.
 
     Args:
         bundle: opened.
+        kept: see :func:`kept_calibration`; without one, calls are measured.
         execution_provider: cpu or cuda.
         num_threads: of a model call; 0 leaves the choice to the calibration.
         captures_graphs: see :class:`~edgedsl.runtime.decoder.Decoder`.
@@ -102,6 +108,8 @@ def open_decoder(
 
     if manifest.model.kv_layout != "shared":
         return opened(ThreadSettings(num_threads)), None
+    if kept:
+        return opened(kept.threads), kept.costs
     return open_calibrated(opened, manifest, execution_provider, num_threads)
 
 
@@ -166,6 +174,7 @@ def _calibrate(open_decoder: Open, settings: list[ThreadSettings]) -> tuple[Deco
     decoder: Decoder | None = None
     for threads in settings:
         decoder = None
+        gc.collect()  # a decoder of a graph for a GPU is a cycle
         decoder = open_decoder(threads)
         found.append(Calibration(threads, measure(decoder)))
     best = min(found, key=_total)

@@ -33,7 +33,7 @@ def allocate(shape: Sequence[int], dtype: str, device: str) -> ort.OrtValue:
     except (MemoryError, RuntimeError) as exc:
         raise ProviderError(
             f"there is no memory for the keys and values of {shape[0]} sequences on the {device}",
-            hint="lower '--streams', or export with a smaller context_length",
+            hint="lower '--streams'" if shape[0] > 1 else "export with a smaller [export] context_length",
         ) from exc
     return buffer
 

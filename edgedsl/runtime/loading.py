@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import logging
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -11,20 +12,21 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgedsl import token_bytes
-from edgedsl.bundle.manifest import Bundle, check_hashes, open_bundle
-from edgedsl.errors import BundleError
+from edgedsl.bundle.manifest import Bundle, check_hashes, open_bundle, weights
+from edgedsl.errors import BundleError, GenerationError
 from edgedsl.grammar import CompiledGrammar, Grammar, lark_tables
 from edgedsl.grammar.guard import BudgetGuard
 from edgedsl.prompt import PromptTemplate
-from edgedsl.runtime.calibration import is_calibrated, open_decoder
+from edgedsl.runtime.calibration import kept_calibration, open_decoder
 from edgedsl.runtime.call_costs import CallCosts
 from edgedsl.runtime.decoder import Decoder
 from edgedsl.runtime.prefix import open_prefix
 from edgedsl.tokenizer import Tokenizer
 
+_log = logging.getLogger(__name__)
 DEV_FILE = "eval/dev.json"  # a list of objects with prompt and target
-_LARGE_BYTES = 16 << 20
 _ENOUGH = 1 << 20  # tokens: no budget
+_MAX_WARM_UP_CHARS = 2_000  # of a program: tokens and positions of longer ones say nothing new
 _NUM_WARM_UP = 64  # programs; enough for most of a lexer's states
 
 
@@ -50,16 +52,16 @@ def open_parts(path: Path, execution_provider: str, num_threads: int, captures_g
         BundleError: not a complete, unchanged bundle.
         ProviderError: the execution provider cannot run here.
     """
-    bundle = open_bundle(path, max_bytes=_LARGE_BYTES)
-    large = [name for name, entry in bundle.manifest.files.items() if entry.size > _LARGE_BYTES]
+    bundle = open_bundle(path, leaves_weights=True)
     with _garbage_kept(), ThreadPoolExecutor(2, "edgedsl-load") as background:
+        kept = kept_calibration(bundle.manifest, execution_provider, num_threads)
 
         def opened() -> tuple[Decoder, CallCosts | None]:
-            return open_decoder(bundle, execution_provider, num_threads, captures_graphs, num_slots)
+            return open_decoder(bundle, kept, execution_provider, num_threads, captures_graphs, num_slots)
 
-        is_known = is_calibrated(bundle.manifest, execution_provider, num_threads)
-        opening = background.submit(opened) if is_known else None
-        hashing = background.submit(check_hashes, bundle, large)
+        has_to_measure = kept is None and bundle.manifest.model.kv_layout == "shared"
+        opening = None if has_to_measure else background.submit(opened)
+        hashing = background.submit(check_hashes, bundle, weights(bundle.manifest.files))
         tokenizer = Tokenizer.from_file(bundle.path / "tokenizer.json", _if_there(bundle, token_bytes.FILE_NAME))
         template = PromptTemplate.from_file(bundle.path / "prompt.json")
         prefix = open_prefix(bundle, tokenizer, template)
@@ -68,8 +70,8 @@ def open_parts(path: Path, execution_provider: str, num_threads: int, captures_g
         _warm_up(compiled, tokenizer, [program for _, program in dev[:_NUM_WARM_UP]])
         gc.collect()  # while ONNX Runtime still works; put off, it would hold up a request
         hashing.result()
-        # A measurement must have the machine to itself.
-        decoder, costs = opening.result() if opening else opened()
+        found = opening.result() if opening else None
+    decoder, costs = found or opened()  # a measurement must have the machine to itself
     if prefix:
         decoder.begin_with(prefix)
     return Parts(bundle, dev, tokenizer, template, compiled, decoder, costs)
@@ -107,7 +109,7 @@ def _dev_pairs(bundle: Bundle) -> list[tuple[str, str]]:
         pairs = [(row["prompt"], row["target"]) for row in json.loads(path.read_text(encoding="utf-8"))]
         if not all(isinstance(text, str) for pair in pairs for text in pair):
             raise TypeError("a prompt or a target is no text")
-    except (OSError, ValueError, TypeError, KeyError) as exc:
+    except (OSError, ValueError, TypeError, KeyError, RecursionError) as exc:
         raise BundleError(f"'{path}' is malformed: {exc}", hint="export the bundle again") from exc
     return pairs
 
@@ -115,14 +117,23 @@ def _dev_pairs(bundle: Bundle) -> list[tuple[str, str]]:
 def _warm_up(compiled: CompiledGrammar, tokenizer: Tokenizer, programs: Iterable[str]) -> None:
     """Both engines are built as far as they are walked: done now, the first request need not."""
     for program in programs:
+        if len(program) > _MAX_WARM_UP_CHARS:
+            continue
         compiled.grammar.accepts(program)
-        matcher = compiled.matcher()
-        guard = BudgetGuard(compiled, matcher)
-        for token_id in tokenizer.encode_plain(program):
-            if not guard.permits(token_id, _ENOUGH):
-                break
-            matcher.consume(token_id)
-            guard.consume(token_id)
+        try:
+            _walk(compiled, tokenizer.encode_plain(program))
+        except GenerationError as exc:  # a request will say so again
+            _log.warning("the warm-up failed: %s", exc.message)
+
+
+def _walk(compiled: CompiledGrammar, token_ids: Iterable[int]) -> None:
+    matcher = compiled.matcher()
+    guard = BudgetGuard(compiled, matcher)
+    for token_id in token_ids:
+        if token_id in compiled.end_token_ids or not guard.permits(token_id, _ENOUGH):
+            return
+        matcher.consume(token_id)
+        guard.consume(token_id)
 
 
 def _if_there(bundle: Bundle, name: str) -> Path | None:

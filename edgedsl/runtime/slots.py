@@ -6,7 +6,7 @@ where a call has several sequences (ONNX Runtime, GroupQueryAttention), so a ste
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -57,7 +57,7 @@ class Slots:
         Raises:
             GenerationError: the model failed; no sequence got longer.
         """
-        size = self._size(max(token_ids) + 1)
+        size = self.width(token_ids)
         # A slot that takes no part gets a token behind its own, which its next call overwrites.
         tokens = [token_ids.get(slot, 0) for slot in range(size)]
         lengths = [decoder.length for decoder in self.decoders[:size]]
@@ -76,9 +76,12 @@ class Slots:
             self.decoders[slot].length += 1
         return {slot: rows[slot] for slot in token_ids}
 
-    def _size(self, num_needed: int) -> int:
-        """Slots of a step: two at least, since kernels round a row on its own in another way; few shapes on a GPU."""
-        size = max(2, num_needed)
+    def width(self, slots: Iterable[int]) -> int:
+        """Slots of a step with some in it, those that take no part among them.
+
+        Two if there are two, since kernels round a row on its own in another way; few shapes on a GPU.
+        """
+        size = max(2, 1 + max(slots))
         if self._is_on_gpu:
             size = 1 << (size - 1).bit_length()
         return min(size, len(self.decoders))

@@ -112,8 +112,12 @@ class Streams:
         """Take a request and run the model on its prompt; arguments as for :meth:`Engine.generate`.
 
         Raises:
-            RequestError: see :meth:`Engine.generate`; nothing was taken.
+            RequestError: no place is free, or see :meth:`Engine.generate`; nothing was taken.
         """
+        if not self._free:
+            raise RequestError(
+                f"all {len(self._active)} places are taken", hint="call step() until one is free, or load more slots"
+            )
         sequence = self.engine.sequence(sentence, params, compiled or self.engine.compiled)
         slot = self._free[-1]
         ahead = self.engine.lookahead(sequence, self._slots.decoders[slot])
@@ -144,7 +148,7 @@ class Streams:
         return ended
 
     def _call(self, waiting: list[Stream]) -> None:
-        if waiting and self._is_better_together(len(waiting)):
+        if waiting and self._is_better_together([stream.slot for stream in waiting]):
             self._call_together(waiting)
             return
         for stream in waiting:
@@ -171,13 +175,13 @@ class Streams:
             self._alone.learn(ms, len(sequence.token_ids) - num_tokens)
         stream.called = None
 
-    def _is_better_together(self, num_streams: int) -> bool:
+    def _is_better_together(self, slots: list[int]) -> bool:
         """Whether a token of a step costs less than one of calls with drafts; never where calls have one shape only."""
         if self._together is not None:
             return self._together
-        if not (self._alone and self.engine.costs) or num_streams < 2:
+        if not (self._alone and self.engine.costs) or len(slots) < 2:
             return False
-        return self.engine.costs.of(num_streams) / num_streams < self._alone.token_ms
+        return self.engine.costs.of(self._slots.width(slots)) / len(slots) < self._alone.token_ms
 
     def _call_alone(self, stream: Stream) -> None:
         sequence, drafted = stream.sequence, stream.ahead.num_drafted
