@@ -36,12 +36,12 @@ class Step:
     """What came of one token of a program.
 
     Attributes:
-        seconds: that a decoder would have waited for; None where the engine needs no step.
+        seconds: that a decoder would have waited for.
         is_allowed: whether the program may go on with the token.
         drawn: the token that random logits would have led to; None where none was drawn.
     """
 
-    seconds: float | None
+    seconds: float
     is_allowed: bool
     drawn: int | None = None
 
@@ -120,7 +120,7 @@ class EdgedslFull(MaskEngine):
     def step(self, token_id: int, logits: Logits) -> Step:
         """Choose from the masked logits; what was chosen is set aside, and the program's token is consumed."""
         if self._is_over(token_id):
-            return Step(None, is_allowed=True)
+            return self._end()
         started = time.perf_counter()
         drawn = self._guard.choose(logits, _largest, self._tokens_left)
         seconds = time.perf_counter() - started
@@ -130,9 +130,15 @@ class EdgedslFull(MaskEngine):
         return Step(seconds + self._consume(token_id), is_allowed=True, drawn=drawn)
 
     def _is_over(self, token_id: int) -> bool:
-        """Whether the engine would end here without another step; counts the token."""
+        """Whether the engine would end here without another choice; counts the token."""
         self._tokens_left -= 1
-        return token_id == self.end_token_id and self._matcher.is_stopped()
+        return token_id == self.end_token_id and self._guard.is_over()
+
+    def _end(self) -> Step:
+        """What an engine does with a whole program, which may be the first that llguidance hears of its tokens."""
+        started = time.perf_counter()
+        is_whole = self._guard.is_whole()
+        return Step(time.perf_counter() - started, is_allowed=is_whole)
 
     def _chooses(self, token_id: int, logits: Logits, *, is_greedy: bool) -> bool:
         try:
@@ -142,9 +148,11 @@ class EdgedslFull(MaskEngine):
 
     def _consume(self, token_id: int) -> float:
         started = time.perf_counter()
-        if token_id != self.end_token_id:
-            self._matcher.consume(token_id)
+        if token_id == self.end_token_id:
+            self._guard.is_whole()
+        else:
             self._guard.consume(token_id)
+            self._guard.is_over()
         return time.perf_counter() - started
 
 
@@ -154,7 +162,7 @@ class EdgedslGreedy(EdgedslFull):
     def step(self, token_id: int, logits: Logits) -> Step:
         """Choose, and consume what was chosen."""
         if self._is_over(token_id):
-            return Step(None, is_allowed=True)
+            return self._end()
         logits[token_id] = _PEAK
         started = time.perf_counter()
         is_allowed = self._chooses(token_id, logits, is_greedy=True)

@@ -184,9 +184,8 @@ def walk(engine: MaskEngine, token_ids: list[int], seed: int) -> Message:
         step = engine.step(token_id, rng.standard_normal(engine.tokenizer.vocab_size, np.float32))
         drawn.append(step.drawn)
         is_allowed = step.is_allowed
-        if step.seconds is not None:
-            step_us.append(round(1e6 * (step.seconds + begin_s), 2))
-            begin_s = 0.0
+        step_us.append(round(1e6 * (step.seconds + begin_s), 2))
+        begin_s = 0.0
         if not is_allowed:
             break
     return {"step_us": step_us, "drawn": drawn, "is_accepted": is_allowed}

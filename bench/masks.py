@@ -2,12 +2,14 @@
 
 Run ``python -m edgedsl.bench.masks --tokenizer FILE --xgrammar-python PYTHON --output FILE``. Each engine runs in a
 process of its own with one thread, which is killed where it takes too long. Programs are the accept cases of each
-grammar and samples of it, all of them programs for Lark.
+grammar and samples of it, all of them programs for Lark; with ``--pairs FILE`` they are those that people wrote, and
+every engine has walked the first of them before, as a bundle does while it loads.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import hashlib
 import math
 import sys
@@ -24,6 +26,7 @@ from edgedsl.bench.gbnf import from_grammar
 from edgedsl.bench.mask_engines import SPARE
 from edgedsl.bench.mask_worker import MaskProcess, Run
 from edgedsl.bench.process import Message
+from edgedsl.data.pairs import read_pairs
 from edgedsl.errors import ConfigError, GenerationError, GrammarError
 from edgedsl.evaluation.progress import track
 from edgedsl.evaluation.record import busy_caveat, head, load_average
@@ -32,6 +35,7 @@ from edgedsl.grammar.authoring.language import Language, open_language, shipped
 from edgedsl.grammar.authoring.sampling import Sampler
 from edgedsl.grammar.authoring.token_set import TokenSet, open_tokens
 from edgedsl.grammar.grammar import Grammar
+from edgedsl.runtime.loading import NUM_WARM_UP
 from edgedsl.tokenizer import Tokenizer
 
 LABELS = {
@@ -43,15 +47,20 @@ LABELS = {
 }
 
 
-def programs(language: Language, tokenizer: Tokenizer, num_samples: int, seed: int) -> dict[str, list[int]]:
-    """The accept cases of a language and samples of it, with the tokenizer's own tokens for each.
+def programs(
+    language: Language, tokenizer: Tokenizer, num_samples: int, seed: int, pairs: Path | None = None
+) -> dict[str, list[int]]:
+    """The accept cases of a language and samples of it, or a file's programs, each with the tokenizer's own tokens.
 
     Raises:
         GrammarError: none of them can be spelled with the tokens.
+        DataError: a malformed file of pairs.
     """
     grammar = language.grammar()
-    texts = [case.text for case in language.cases if case.kind == "accept" and grammar.accepts(case.text)]
-    texts += Sampler(grammar, seed).samples(num_samples)
+    texts = [case.text for case in language.cases if case.kind == "accept"]
+    texts = [pair.target for pair in read_pairs(pairs)] if pairs else texts
+    texts = [text for text in texts if grammar.accepts(text)]
+    texts += [] if pairs else Sampler(grammar, seed).samples(num_samples)
     found = {text: tokenizer.encode_plain(text) for text in texts}
     spelled = {text: token_ids for text, token_ids in found.items() if tokenizer.decode(token_ids) == text}
     if not spelled:
@@ -146,7 +155,8 @@ def measure(name: str, engines: Sequence[str], tokens: TokenSet, options: argpar
     language = open_language(name)
     grammar = language.grammar()
     judge = Judge(grammar, tokens)
-    walked = programs(language, tokens.tokenizer, options.num_programs, options.seed)
+    walked = programs(language, tokens.tokenizer, options.num_programs, options.seed, options.pairs)
+    num_warm_up = min(NUM_WARM_UP, len(walked) // 2) if options.pairs else 0
     started: list[tuple[Run, Tally]] = []
     try:
         for engine in engines:
@@ -157,6 +167,10 @@ def measure(name: str, engines: Sequence[str], tokens: TokenSet, options: argpar
             started.append((run, Tally(language.name, label, run.opened["tokenizer_ms"], run.compile_ms)))
         for number, (text, token_ids) in enumerate(track(list(walked.items()), language.name)):
             for run, tally in started:
+                if number < num_warm_up:
+                    with contextlib.suppress(GenerationError):
+                        run.walk(token_ids, options.seed + number)
+                    continue
                 tally.num_programs += 1
                 try:
                     answer = run.walk(token_ids, options.seed + number)
@@ -220,6 +234,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--num-programs", type=at_least(0), default=50, help="samples of each grammar beside its accept cases"
     )
+    parser.add_argument(
+        "--pairs",
+        type=Path,
+        help=f"file of pairs whose programs are walked instead, the first {NUM_WARM_UP} of them without a clock",
+    )
     parser.add_argument("--engine", action="append", choices=list(LABELS), help="only this one; may be repeated")
     parser.add_argument("--xgrammar-python", type=Path, help="interpreter that has edgedsl and xgrammar")
     parser.add_argument("--timeout-s", type=float, default=60.0, help="longest wait for a compilation or a program")
@@ -234,6 +253,8 @@ def _record(options: argparse.Namespace) -> dict[str, Any]:
     tokens = open_tokens(options.tokenizer)
     engines = _engines(options)
     names = options.grammar or shipped()
+    if options.pairs and len(names) != 1:
+        raise ConfigError("--pairs are programs of one grammar", hint="name it with --grammar, once")
     tallies: list[Tally] = []
     for name in names:
         tallies += measure(name, engines, tokens, options)
@@ -250,9 +271,9 @@ def _record(options: argparse.Namespace) -> dict[str, Any]:
             "grammar": ", ".join(Path(name).stem for name in names) if options.grammar else f"{len(names)} shipped",
             "cpu": f"{facts['cpu_model']}, one thread",
             "command": "python -m edgedsl.bench.masks --tokenizer FILE"
-            f" --num-programs {options.num_programs} --seed {options.seed}{xgrammar}",
+            f"{_chosen(options)} --seed {options.seed}{xgrammar}",
         },
-        "caveats": [*_caveats(engines, options.timeout_s), *failures, *busy_caveat(load)],
+        "caveats": [*_caveats(engines, options), *failures, *busy_caveat(load)],
         "machine": facts,
         "tokenizer_sha256": hashlib.sha256(options.tokenizer.read_bytes()).hexdigest(),
         "load_average": load,
@@ -270,7 +291,18 @@ def _engines(options: argparse.Namespace) -> list[str]:
     return engines
 
 
-def _caveats(engines: Sequence[str], timeout_s: float) -> list[str]:
+def _chosen(options: argparse.Namespace) -> str:
+    if options.pairs:
+        return f" --grammar {Path(options.grammar[0]).stem} --pairs {options.pairs.name}"
+    return f" --num-programs {options.num_programs}"
+
+
+def _caveats(engines: Sequence[str], options: argparse.Namespace) -> list[str]:
+    caches = "caches are cold at the start of each grammar"
+    walked = "accept cases and samples of the grammars"
+    if options.pairs:
+        caches = f"every engine has walked other programs before (at most {NUM_WARM_UP}), as a bundle does at its load"
+        walked = "those of a file of pairs"
     xgrammar = (
         "xgrammar reads GBNF that bench/gbnf.py makes, which cannot say that keywords come before names and that the "
         "longest match wins; another GBNF may be quicker or slower. It compiles on one thread."
@@ -278,15 +310,17 @@ def _caveats(engines: Sequence[str], timeout_s: float) -> list[str]:
     return [
         "Times are of one token. llguidance and xgrammar: computing the mask and consuming the token. Outlines also "
         f"applies the mask. edgedsl also chooses, and holds Lark's reading and a budget ({SPARE} tokens to spare). A "
-        "program's first token has its new matcher in it; caches are cold at the start of each grammar.",
+        "program's first token has its new matcher in it, and what llguidance is told of known tokens late is in later "
+        f"ones; {caches}.",
         "Greedy hit: the likeliest token is the program's and is only checked, the best case. Full mask: a token is "
         "chosen from random logits under the mask, and the program's consumed.",
         "Compile: from the grammar's text to its first mask (over all grammars: median and longest). edgedsl's has "
         "Lark's parser and the tokenizer in it; the others have made the tokenizer ready before.",
-        "Refused: programs (accept cases and samples of the grammars) with a token that the engine forbids. "
+        f"Refused: programs ({walked}) with a token that the engine forbids. "
         "Over-permissive: of tokens that random logits choose under the mask, one a place, those after which there is "
         "no program any more: edgedsl's automaton of Lark's reading says so, and Lark takes no end of the program.",
-        f"Errors: programs on which an engine failed, crashed or was silent for {timeout_s:g} s; no times of these.",
+        f"Errors: programs on which an engine failed, crashed or was silent for {options.timeout_s:g} s; no times of "
+        "these.",
         xgrammar if "xgrammar" in engines else "xgrammar was left out: no interpreter that has it was given.",
     ]
 

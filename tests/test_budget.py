@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny import EOS_TOKEN, tiny_tokenizer
 
-from edgedsl.errors import GenerationError, GrammarError
-from edgedsl.grammar import BudgetGuard, CompiledGrammar, Grammar, Matcher
+from edgedsl.errors import GenerationError, GrammarError, MatcherError
+from edgedsl.grammar import BudgetGuard, CompiledGrammar, Grammar, Matcher, lalr
 from edgedsl.grammar.authoring.fuzz import Generation
 from edgedsl.grammar.position import Automaton, Position
 from edgedsl.grammar.vocabulary import Vocabulary
@@ -108,7 +108,6 @@ def guard_after(grammar: CompiledGrammar, prefix: Sequence[int], budget: int) ->
     guard = BudgetGuard(grammar, matcher)
     for n, token_id in enumerate(prefix):
         assert guard.permits(token_id, budget - n - 1)
-        matcher.consume(token_id)
         guard.consume(token_id)
     return guard
 
@@ -163,6 +162,73 @@ def test_steering_is_told_from_a_budget_that_did_not_matter() -> None:
     assert not guard.is_steering
     assert not guard.permits(vocabulary.index(b"("), 1)
     assert guard.is_steering
+
+
+def test_the_engine_is_asked_once_about_a_program_and_told_of_it_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    grammar = compiled("left")
+    asked: list[object] = []
+    told: list[list[int]] = []
+    count_accepted, catch_up = Matcher.count_accepted, Matcher.catch_up
+
+    def counted(self: Matcher, token_ids: list[int]) -> int:
+        asked.append(token_ids)
+        return count_accepted(self, token_ids)
+
+    def listened(self: Matcher) -> None:
+        told.extend([list(self._untold)] if self._untold else [])
+        catch_up(self)
+
+    monkeypatch.setattr(Matcher, "count_accepted", counted)
+    monkeypatch.setattr(Matcher, "catch_up", listened)
+    words = grammar.planner.vocabulary.token_bytes
+    token_ids = [words.index(text) for text in (b"x+", b"x+", b"[", b"x", b"]")]
+    for number in range(2):
+        asked.clear()
+        told.clear()
+        guard = guard_after(grammar, token_ids, 40)
+        assert guard.may_end()
+        assert not guard.is_over()
+        assert bool(asked) == (number == 0)
+        assert guard.is_whole()
+        if number:
+            assert told == [token_ids]
+
+
+def test_a_program_that_the_engine_does_not_take_is_not_whole() -> None:
+    grammar = compiled("left")
+    words = grammar.planner.vocabulary.token_bytes
+    guard = guard_after(grammar, [words.index(b"x+")], 40)
+    assert not guard.is_whole()
+    guard._position.node.passed[words.index(b"]]")] = guard._position  # as if an engine had allowed it
+    assert guard.permits(words.index(b"]]"), 30)
+    guard.consume(words.index(b"]]"))
+    with pytest.raises(MatcherError):
+        guard.is_whole()
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_one_way_down_costs_what_a_search_finds(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What stacks miss, worked out along single ways, and by Dijkstra's search everywhere."""
+    chained = compiled(name).planner
+    monkeypatch.setattr(lalr, "_MAX_CHAIN", 0)
+    searched = compiled(name).planner
+    rng = np.random.default_rng(0)
+    num_stacks = 0
+    for _ in range(40):
+        here, there = chained.automaton.start(), searched.automaton.start()
+        for _ in range(12):
+            assert chained.rough_bound(here) == searched.rough_bound(there)
+            assert chained.completion(here) == searched.completion(there)
+            token_bytes = [b for b in chained.vocabulary.token_bytes if b and chained.automaton.advance(here, b)]
+            if not token_bytes:
+                break
+            taken = token_bytes[rng.integers(len(token_bytes))]
+            after, other = chained.automaton.advance(here, taken), searched.automaton.advance(there, taken)
+            assert after is not None
+            assert other is not None
+            here, there = after, other
+            num_stacks += 1
+    assert num_stacks > 40
 
 
 def test_only_a_permitted_token_is_consumed() -> None:

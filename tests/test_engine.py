@@ -350,10 +350,10 @@ def test_engines_that_disagree_give_no_program(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_a_failing_grammar_engine_gives_no_program(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(self: Matcher, token_id: int) -> None:
+    def fail(self: Matcher) -> None:
         raise GenerationError("the grammar engine failed")
 
-    monkeypatch.setattr(Matcher, "consume", fail)
+    monkeypatch.setattr(Matcher, "catch_up", fail)
     with pytest.raises(GenerationError, match="grammar engine failed"):
         engine(ScriptedDecoder(spelled(PROGRAM, EOS)))("x")
 

@@ -113,8 +113,14 @@ def patched(target: type, **methods: Callable[..., Any]) -> Iterator[None]:
 
 
 def refused_token(engine: Engine) -> AbstractContextManager[None]:
-    """The guard lets a token pass that the engine then refuses."""
-    return patched(BudgetGuard, choose=lambda *_, **__: TOKENIZER.encode_plain("\n")[0])
+    """The guard lets a token pass that the engine, told of it later, refuses."""
+
+    def choose(guard: Any, *_: object, **__: object) -> int:
+        token_id: int = TOKENIZER.encode_plain("\n")[0]
+        guard._next = (token_id, guard._position, None)
+        return token_id
+
+    return patched(BudgetGuard, choose=choose)
 
 
 # So low that free text meets it.
@@ -151,7 +157,7 @@ def no_legal_token(engine: Engine) -> AbstractContextManager[None]:
 
 def nothing_fits(engine: Engine) -> AbstractContextManager[None]:
     """Tokens are legal, but none leaves time to end."""
-    return patched(BudgetGuard, permits=lambda *_: False)
+    return patched(BudgetGuard, _permits=lambda *_, **__: False)
 
 
 def disagreement(engine: Engine) -> AbstractContextManager[None]:
@@ -173,7 +179,7 @@ def panic(engine: Engine) -> AbstractContextManager[None]:
     def fail(*_: object) -> None:
         raise Panic("index out of bounds")
 
-    return patched(Matcher, consume=fail)
+    return patched(Matcher, catch_up=fail)
 
 
 def padded_draw(engine: Engine) -> AbstractContextManager[None]:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from tiny import CATALOGUE, GRAMMAR, PAIRS, tiny_template, tiny_tokenizer, write_language
 
 from edgedsl.catalogue import Catalogue, bind
-from edgedsl.errors import GenerationError, GrammarError
+from edgedsl.errors import GenerationError, GrammarError, MatcherError
 from edgedsl.grammar import CompiledGrammar, Grammar, Matcher
 from edgedsl.grammar.legal_tokens import LegalTokens
 
@@ -159,6 +159,36 @@ def test_an_illegal_token_raises_and_the_matcher_stays_failed() -> None:
         matcher.consume(token_id)
 
 
+def test_followed_tokens_are_told_before_the_next_question() -> None:
+    """Whatever the question is, the answer is that of a matcher that consumed them one by one."""
+    token_ids = TOKENIZER.encode_plain("on")
+    questions = (
+        lambda matcher: matcher.allows(END),
+        lambda matcher: matcher.count_accepted([END, 0]),
+        lambda matcher: matcher.forced_tokens(),
+        lambda matcher: matcher.is_accepting(),
+        lambda matcher: matcher.is_stopped(),
+        lambda matcher: mask(matcher, compiled("choice")).tolist(),
+    )
+    for question in questions:
+        told, followed = compiled("choice").matcher(), compiled("choice").matcher()
+        at_start = question(compiled("choice").matcher())
+        for token_id in token_ids:
+            told.consume(token_id)
+            followed.follow(token_id)
+        assert question(followed) == question(told)
+        assert question(told) != at_start or question is questions[4]
+
+
+def test_a_followed_token_that_is_illegal_raises_at_the_next_question() -> None:
+    matcher = compiled("choice").matcher()
+    matcher.follow(TOKENIZER.encode_plain("x")[0])
+    with pytest.raises(MatcherError):
+        matcher.is_accepting()
+    with pytest.raises(MatcherError):
+        matcher.allows(END)
+
+
 def test_the_end_token_too_early_raises() -> None:
     matcher = compiled("choice").matcher()
     with pytest.raises(GenerationError):
@@ -190,7 +220,7 @@ def test_an_engine_error_fails_closed_everywhere() -> None:
         def is_accepting(self) -> bool:
             return True
 
-        def consume_token(self, _: int) -> bool:
+        def consume_tokens(self, _: list[int]) -> bool:
             return True
 
         def validate_tokens(self, _: list[int]) -> int:
@@ -216,7 +246,7 @@ def test_a_token_that_is_refused_without_an_engine_error_raises_too() -> None:
         def is_error(self) -> bool:
             return False
 
-        def consume_token(self, _: int) -> bool:
+        def consume_tokens(self, _: list[int]) -> bool:
             return False
 
     with pytest.raises(GenerationError, match="does not allow token 7 here"):

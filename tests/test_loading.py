@@ -71,7 +71,7 @@ def test_dev_programs_may_hold_anything(monkeypatch: pytest.MonkeyPatch, caplog:
     def fail(*_: object) -> None:
         raise EngineLimitError("a limit")
 
-    monkeypatch.setattr(Matcher, "consume", fail)
+    monkeypatch.setattr(Matcher, "catch_up", fail)
     loading._warm_up(compiled, tokenizer, ["abcde"])
     assert "the warm-up failed" in caplog.text
 

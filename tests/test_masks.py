@@ -130,6 +130,24 @@ def test_programs_are_cases_and_samples_drawn_again_by_the_same_seed(language: P
     assert all(grammar.accepts(text) and tiny_tokenizer().decode(ids) == text for text, ids in first.items())
 
 
+def test_pairs_are_walked_and_the_first_of_them_without_a_clock(
+    tokenizer: Path, language: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pairs, output = tmp_path / "test.jsonl", tmp_path / "masks.json"
+    targets = ["off hall", "off café", "no program", "set hall 5", "off hall; off café"]
+    pairs.write_text("".join(json.dumps({"prompt": "x", "target": text}) + "\n" for text in targets), encoding="utf-8")
+    arguments = ["--tokenizer", str(tokenizer), "--pairs", str(pairs), "--engine", "edgedsl-greedy"]
+    assert masks.main([*arguments, "--output", str(output)]) == 2
+    assert "--pairs are programs of one grammar" in capsys.readouterr().err
+    assert masks.main([*arguments, "--grammar", str(language), "--output", str(output)]) == 0
+    record = json.loads(output.read_text(encoding="utf-8"))
+    (row,) = record["rows"]
+    timed = [tiny_tokenizer().encode_plain(text) for text in targets[3:]]
+    assert (row["refused"], row["errors"], row["tokens"]) == ("0/2", 0, sum(len(token_ids) + 1 for token_ids in timed))
+    assert "--grammar tiny --pairs test.jsonl" in record["caption"]["command"]
+    assert "has walked other programs before" in " ".join(record["caveats"])
+
+
 def test_command_writes_a_result_that_the_tables_read(
     tokenizer: Path, language: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

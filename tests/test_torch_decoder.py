@@ -59,7 +59,6 @@ def naive(model: Any, sentence: str, compiled: CompiledGrammar | None, max_token
         if token_id in end:
             break
         if matcher is not None and guard is not None:
-            matcher.consume(token_id)
             guard.consume(token_id)
         token_ids.append(token_id)
     return token_ids
@@ -167,16 +166,16 @@ def test_engine_failure_costs_one_answer(
 def fail_fourth_matcher(monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[Matcher] = []
     monkeypatch.undo()
-    make, consume = CompiledGrammar.matcher, Matcher.consume
+    make, catch_up = CompiledGrammar.matcher, Matcher.catch_up
 
     def matcher(self: CompiledGrammar) -> Matcher:
         made.append(make(self))
         return made[-1]
 
-    def failing(self: Matcher, token_id: int) -> None:
+    def failing(self: Matcher) -> None:
         if len(made) > 3 and self is made[3]:
             raise GenerationError("limit")
-        consume(self, token_id)
+        catch_up(self)
 
     monkeypatch.setattr(CompiledGrammar, "matcher", matcher)
-    monkeypatch.setattr(Matcher, "consume", failing)
+    monkeypatch.setattr(Matcher, "catch_up", failing)

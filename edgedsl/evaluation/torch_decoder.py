@@ -136,23 +136,24 @@ class TorchDecoder:
         return chosen
 
     def _advance(self, row: _Row, token_id: int, max_tokens: int) -> None:
-        ended: FinishReason = "length" if row.guard and row.guard.is_steering else "stop"
-        if token_id in self._end:
-            row.finish_reason = ended
-            return
-        if len(row.token_ids) == max_tokens:
-            row.finish_reason = "length"
-            return
         try:
-            if row.matcher and row.guard:
-                row.matcher.consume(token_id)
-                row.guard.consume(token_id)
+            row.finish_reason = self._take(row, token_id, max_tokens)
+            if row.finish_reason and row.guard and not row.guard.is_whole():
+                row.finish_reason = "error"
         except GenerationError:
             row.finish_reason = "error"
-            return
+
+    def _take(self, row: _Row, token_id: int, max_tokens: int) -> FinishReason | None:
+        ended: FinishReason = "length" if row.guard and row.guard.is_steering else "stop"
+        if token_id in self._end:
+            return ended
+        if len(row.token_ids) == max_tokens:
+            return "length"
         row.token_ids.append(token_id)
-        if row.matcher and row.matcher.is_stopped():
-            row.finish_reason = ended
+        if not row.guard:
+            return None
+        row.guard.consume(token_id)
+        return ended if row.guard.is_over() else None
 
 
 def _argmax(logits: NDArray[np.float32]) -> int:

@@ -25,7 +25,9 @@ Draw = Callable[[Logits], int]
 class BudgetGuard:
     """Moves along a program beside its matcher and chooses tokens after which it can still end in time.
 
-    A token that Lark's lexer would not take is refused too: what the engine alone allows need not parse.
+    A token that Lark's lexer would not take is refused too: what the engine alone allows need not parse. What the
+    engine said at a position holds for every program that comes by: it is asked once, and hears of tokens that it is
+    known to allow no sooner than it has to. So a finished program has to be told it (:meth:`is_whole`).
 
     Attributes:
         is_steering: whether a token was refused for want of budget; the program is then another one than without it.
@@ -40,6 +42,7 @@ class BudgetGuard:
         self._ending: list[int] | None = None  # tokens that would end the program from here, once it is near
         self._next: tuple[int, Position, list[int] | None] | None = None
         self._values: Logits | None = None
+        self._is_alike: NDArray[np.bool_] | None = None
         self.is_steering = False
 
     def choose(self, logits: Logits, draw: Draw, tokens_left: int, *, is_greedy: bool = False) -> int:
@@ -68,13 +71,22 @@ class BudgetGuard:
         while True:
             index = draw(values)
             token_id = index if token_ids is None else int(token_ids[index])
-            if self.permits(token_id, tokens_left):
+            if self._permits(token_id, tokens_left, is_legal=True):
                 return token_id
             values[index] = -np.inf
             num_refused += 1
             if num_refused > _PATIENCE and token_id not in self._end_token_ids:
-                alike = self._alike(token_id)
-                values[alike if token_ids is None else np.isin(token_ids, alike)] = -np.inf
+                self._rule_out(values, token_ids, self._alike(token_id))
+
+    def _rule_out(self, values: Logits, token_ids: NDArray[np.int64] | None, alike: NDArray[np.integer[Any]]) -> None:
+        if token_ids is None:
+            values[alike] = -np.inf
+            return
+        if self._is_alike is None:
+            self._is_alike = np.zeros(self._compiled.vocab_size, np.bool_)
+        self._is_alike[alike] = True  # np.isin would sort them
+        values[self._is_alike[token_ids]] = -np.inf
+        self._is_alike[alike] = False
 
     def permits(self, token_id: int, tokens_left: int) -> bool:
         """Whether the token is legal and the program can still be finished after it, or may end with it.
@@ -85,17 +97,33 @@ class BudgetGuard:
         """
         if tokens_left < 0:
             return self._matcher.allows(token_id)
-        if token_id in self._end_token_ids:
-            return self.may_end() and self._matcher.allows(token_id)
-        position = self._target(token_id)
-        return position is not None and self._permits(token_id, position, tokens_left)
+        return self._permits(token_id, tokens_left, is_legal=False)
 
     def may_end(self) -> bool:
-        """Whether the program is whole for Lark too."""
-        return self._planner.automaton.is_complete(self._position)
+        """Whether the program is whole for both engines."""
+        node = self._position.node
+        if node.may_end is None:
+            is_complete = self._planner.automaton.is_complete(self._position)
+            node.may_end = is_complete and self._matcher.is_accepting()
+        return node.may_end
+
+    def is_over(self) -> bool:
+        """Whether the program is whole and nothing can follow it."""
+        node = self._position.node
+        if node.is_last is None:
+            node.is_last = self.may_end() and self._matcher.is_stopped()
+        return node.is_last
+
+    def is_whole(self) -> bool:
+        """Whether the engine, told of every token, takes the program as whole.
+
+        Raises:
+            MatcherError: it does not allow one of them, or it failed.
+        """
+        return self._matcher.is_accepting()
 
     def consume(self, token_id: int) -> None:
-        """Advance by a token that was permitted.
+        """Advance, with the matcher, by a token that was permitted.
 
         Raises:
             GenerationError: it was not the one last asked for.
@@ -104,22 +132,36 @@ class BudgetGuard:
             raise GenerationError(f"token {token_id} was not checked against the budget")
         _, self._position, self._ending = self._next
         self._next = None
+        self._matcher.follow(token_id)
 
-    def _permits(self, token_id: int, position: Position, tokens_left: int) -> bool:
-        bound = self._planner.rough_bound(position)
-        if math.isinf(bound):  # names that a subset of the catalogue leaves out
-            return False
-        if 2 * bound + _FAR <= tokens_left:
-            if not self._matcher.allows(token_id):
+    def _permits(self, token_id: int, tokens_left: int, *, is_legal: bool) -> bool:
+        """Like :meth:`permits`; ``is_legal``: the engine is known to allow the token."""
+        position = self._position.node.passed.get(token_id)
+        if position is None:
+            if token_id in self._end_token_ids:
+                return self.may_end()
+            position = self._pass(token_id, is_legal=is_legal)
+            if position is None:
                 return False
-            self._next = (token_id, position, None)
-            return True
-        ending = self._find_ending(token_id, position, tokens_left)
-        if ending is None:
-            self.is_steering = True
-            return False
+        ending: list[int] | None = None
+        if 2 * position.node.bound + _FAR > tokens_left:
+            ending = self._find_ending(token_id, position, tokens_left)
+            if ending is None:
+                self.is_steering = True
+                return False
         self._next = (token_id, position, ending)
         return True
+
+    def _pass(self, token_id: int, *, is_legal: bool) -> Position | None:
+        """The position after a token that both engines allow, kept for the next program."""
+        position = self._target(token_id)
+        # Infinite after names that a subset of the catalogue leaves out.
+        if position is None or math.isinf(self._planner.rough_bound(position)):
+            return None
+        if not is_legal and not self._matcher.allows(token_id):
+            return None
+        self._position.node.passed[token_id] = position
+        return position
 
     def _find_ending(self, token_id: int, position: Position, tokens_left: int) -> list[int] | None:
         """A completion that fits and that the decoding engine accepts."""
@@ -135,6 +177,7 @@ class BudgetGuard:
         if token_id not in targets:
             if len(targets) >= _MAX_TARGETS:
                 targets.clear()
+                self._position.node.passed.clear()
             spelled = self._planner.vocabulary.token_bytes[token_id]
             targets[token_id] = self._planner.automaton.advance(self._position, spelled) if spelled else None
         return targets[token_id]

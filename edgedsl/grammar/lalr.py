@@ -20,6 +20,7 @@ from edgedsl.grammar.node import Node
 
 END = "$END"
 _ROOT = "$root"
+_MAX_CHAIN = 1000  # longer than any program is deep: a grammar that turns in a circle is searched
 Item = tuple[str, tuple[str, ...], int]  # left side, right side, symbols of it that were read
 
 
@@ -83,6 +84,11 @@ class Ending(NamedTuple):
     cost: float
     symbols: tuple[str, ...]
     after: Stack | None
+
+
+_NO_ENDING = Ending(math.inf, (), None)
+_Step = tuple[float, tuple[str, ...], str, int]  # cost and symbols that an item misses, its left side, its dot
+_Way = tuple[float, tuple[str, ...], Stack | None]
 
 
 class Tables:
@@ -200,6 +206,7 @@ class Costs:
         self._measure = measure
         self._symbols: dict[str, float] = {END: 0.0, **terminal_costs}
         self._cheapest: dict[str, tuple[str, ...]] = {}
+        self._steps_of: dict[int, list[_Step]] = {}  # by state
         self._solve()
 
     def _solve(self) -> None:
@@ -245,6 +252,22 @@ class Costs:
                 yield symbol
 
     def _search(self, start: Stack) -> None:
+        """Down to a stack that is known, as long as there is one way only, and from a fork on the cheapest way."""
+        chain: list[tuple[Stack, float, tuple[str, ...], Stack | None]] = []
+        current: Stack | None = start
+        while current is not None and self._measure not in current.endings:
+            ways = [(cost, symbols, after) for cost, symbols, after in self._ways(current) if after is not current]
+            if len(ways) != 1 or len(chain) == _MAX_CHAIN:
+                self._fork(current)
+                break
+            chain.append((current, *ways[0]))
+            current = ways[0][2]
+        for stack, cost, symbols, after in reversed(chain):
+            rest = 0.0 if after is None else after.endings[self._measure].cost
+            ending = Ending(cost + rest, symbols, after) if cost + rest < math.inf else _NO_ENDING
+            stack.endings.setdefault(self._measure, ending)
+
+    def _fork(self, start: Stack) -> None:
         """Dijkstra from ``start`` down to the root item; stacks on the best way learn what they miss."""
         order = count()  # breaks ties, so that stacks are never compared
         heap: list[tuple[float, int, Stack | None]] = [(0.0, next(order), start)]
@@ -259,20 +282,29 @@ class Costs:
                 self._remember(reached, start)
                 return
             known = stack.endings.get(self._measure)
-            for symbols, after in [((), None)] if known else self._steps(stack):
-                total = cost + (known.cost if known else self.of(symbols))
+            for step, symbols, after in [(known.cost, (), None)] if known else self._ways(stack):
+                total = cost + step
                 if total < math.inf and (after not in reached or total < reached[after][0]):
                     reached[after] = (total, stack, symbols)
                     heapq.heappush(heap, (total, next(order), after))
-        start.endings[self._measure] = Ending(math.inf, (), None)
+        start.endings[self._measure] = _NO_ENDING
 
-    def _steps(self, stack: Stack) -> Iterator[tuple[tuple[str, ...], Stack | None]]:
-        tables = self._tables
-        for left, right, dot in tables._items[stack.state]:
-            if left == _ROOT:
-                yield right[dot:], None
-            else:
-                yield right[dot:], tables._goto(stack.pop(dot), left)
+    def _ways(self, stack: Stack) -> Iterator[_Way]:
+        """How each of a state's items goes on: its cost, the symbols, and the stack once its left side is read."""
+        steps = self._steps_of.get(stack.state)
+        if steps is None:
+            steps = self._steps_of[stack.state] = self._steps(stack.state)
+        for cost, symbols, left, dot in steps:
+            yield cost, symbols, None if left == _ROOT else self._tables._goto(stack.pop(dot), left)
+
+    def _steps(self, state: int) -> list[_Step]:
+        """The cheapest of the items that lead to one stack: they have one left side, and as much of them is read."""
+        cheapest: dict[tuple[str, int], _Step] = {}
+        for left, right, dot in sorted(self._tables._items[state]):
+            step = (self.of(right[dot:]), right[dot:], left, dot)
+            if step[0] < cheapest.setdefault((left, dot), step)[0]:
+                cheapest[left, dot] = step
+        return list(cheapest.values())
 
     def _remember(self, reached: Mapping[Stack | None, tuple[float, Stack, tuple[str, ...]]], start: Stack) -> None:
         total = reached[None][0]

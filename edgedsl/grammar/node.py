@@ -19,11 +19,13 @@ class Ways:
         spelled: tokens of the cheapest ending, terminal by terminal; None where none could be spelled.
         shortest: tokens of the shortest one that was found by trying tokens; None where there is none.
         is_searched: whether tokens were tried.
+        is_accepted: whether the decoding engine takes the spelled one; None while unknown.
     """
 
     spelled: list[int] | None
     shortest: list[int] | None = None
     is_searched: bool = False
+    is_accepted: bool | None = None
 
 
 @dataclass(slots=True, eq=False)
@@ -37,6 +39,9 @@ class Node:
         ways: how a program may end from here; None while unknown.
         legal: tokens that the decoding engine allows; None while unknown.
         targets: positions after single tokens; None after a token that no program goes on with.
+        passed: positions, with their bound known, after tokens that the decoding engine allows too.
+        may_end: whether both engines let the program end here; None while unknown.
+        is_last: whether nothing can follow; None while unknown.
     """
 
     bound: float = -1.0
@@ -45,3 +50,6 @@ class Node:
     ways: Ways | None = None
     legal: LegalTokens | None = None
     targets: dict[int, Position | None] = field(default_factory=dict)
+    passed: dict[int, Position] = field(default_factory=dict)
+    may_end: bool | None = None
+    is_last: bool | None = None

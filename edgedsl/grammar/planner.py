@@ -122,16 +122,23 @@ class Planner:
         if node.ways is None:
             node.ways = Ways(self.completion(position))
         ways = node.ways
-        if ways.spelled is not None and len(ways.spelled) <= budget and is_ending(ways.spelled):
-            return ways.spelled
+        spelled = ways.spelled
+        if spelled is not None and len(spelled) <= budget and self._is_accepted(ways, is_ending):
+            return spelled
         if not ways.is_searched:
-            ways.shortest = self._shorten(position, ways.spelled, is_ending)
+            is_accepted = spelled is not None and self._is_accepted(ways, is_ending)
+            ways.shortest = self._shorten(position, spelled if is_accepted else None, is_ending)
             ways.is_searched = True
         return ways.shortest if ways.shortest is not None and len(ways.shortest) <= budget else None
 
+    def _is_accepted(self, ways: Ways, is_ending: Check) -> bool:
+        if ways.is_accepted is None:
+            ways.is_accepted = is_ending(ways.spelled or [])
+        return ways.is_accepted
+
     def _shorten(self, position: Position, spelled: list[int] | None, is_ending: Check) -> list[int] | None:
-        """The shortest ending that trying tokens finds."""
-        if spelled is None or not is_ending(spelled):
+        """The shortest ending that trying tokens finds; ``spelled``: one that the decoding engine accepts."""
+        if spelled is None:
             bound = self.rough_bound(position)
             return None if math.isinf(bound) else self._search(position, int(bound) + _MAX_EXCESS, is_ending)
         found = None

@@ -137,12 +137,23 @@ class Automaton:
 
     def advance(self, position: Position, data: bytes) -> Position | None:
         """The position after more bytes; None where no program begins so."""
-        stack, lexeme = position.stack, position.lexeme
+        stack, lexeme = position
+        moves, step = self.dfa.moves, self.dfa.step
         for byte in data:
-            moved = self.step((stack, lexeme), byte)
-            if moved is None:
+            if lexeme != EMPTY:
+                inside = moves[lexeme].get(byte)
+                if inside is None:
+                    inside = step(lexeme, byte)
+                if inside >= 0:
+                    lexeme = inside
+                    continue
+                closed = self.close(stack, lexeme)
+                if closed is None:
+                    return None
+                stack = closed
+            lexeme = step(self.lexer_start(stack), byte)
+            if lexeme < 0:
                 return None
-            stack, lexeme = moved
         return Position(stack, lexeme)
 
     def is_complete(self, position: Position) -> bool:

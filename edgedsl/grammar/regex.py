@@ -179,10 +179,11 @@ class Dfa:
         self.ranks = list(ranks) if ranks else [0] * len(nfa.final)
         self._sets: list[tuple[int, ...]] = []
         self._ids: dict[tuple[int, ...], int] = {}
-        self._next: list[dict[int, int]] = []
+        self._alone: dict[int, int] = {}  # by state of the NFA: the state that begins with it alone
         self._moves: list[tuple[dict[int, list[int]], list[tuple[int, int, int]]] | None] = []
         self._rows: dict[int, NDArray[np.int32]] = {}
         self._found_distances: dict[int, dict[int, float]] = {}
+        self.moves: list[dict[int, int]] = []  # per state: what is known of :meth:`step`, by the byte
         self.accepts: list[tuple[int, ...]] = []  # per state: patterns that match here, smallest number first
         self.patterns: list[frozenset[int]] = []  # per state: patterns that may still match
         self._finals = {state: pattern for pattern, state in enumerate(nfa.final)}
@@ -194,11 +195,11 @@ class Dfa:
 
     def step(self, state: int, byte: int) -> int:
         """The state after one more byte; -1 where no pattern goes on."""
-        targets = self._next[state]
+        targets = self.moves[state]
         if byte not in targets:
             single, wide = self._moves_of(state)
             reached = [*single.get(byte, ()), *(target for low, high, target in wide if low <= byte <= high)]
-            targets[byte] = self._state(reached) if reached else -1
+            targets[byte] = self._state_of(reached) if reached else -1
         return targets[byte]
 
     def _moves_of(self, state: int) -> tuple[dict[int, list[int]], list[tuple[int, int, int]]]:
@@ -265,6 +266,14 @@ class Dfa:
                 text.append(byte)
         return bytes(text)
 
+    def _state_of(self, states: list[int]) -> int:
+        if len(states) > 1:
+            return self._state(states)
+        (alone,) = states
+        if alone not in self._alone:
+            self._alone[alone] = self._state(states)
+        return self._alone[alone]
+
     def _state(self, states: Iterable[int]) -> int:
         closure = set(states)
         waiting = list(closure)
@@ -285,7 +294,7 @@ class Dfa:
         if key not in self._ids:
             self._ids[key] = len(self._sets)
             self._sets.append(key)
-            self._next.append({})
+            self.moves.append({})
             self._moves.append(None)
             self.accepts.append(tuple(sorted(self._finals[s] for s in key if s in self._finals)))
             self.patterns.append(frozenset(self._nfa.owner[s] for s in key))

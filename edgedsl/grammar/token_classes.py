@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from copy import copy
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,17 +43,27 @@ class TokenClasses:
     """
 
     def __init__(self, automaton: Automaton, token_bytes: Sequence[bytes]) -> None:
-        self._automaton = automaton
-        self._token_bytes = token_bytes
-        self._lengths = np.fromiter(map(len, token_bytes), np.int32, len(token_bytes))
-        self._offsets = (np.cumsum(self._lengths) - self._lengths).astype(np.int32)
         self._bytes = np.frombuffer(b"".join(token_bytes), np.uint8)
+        lengths = np.fromiter(map(len, token_bytes), np.int32, len(token_bytes))
+        self._bind(automaton, (np.cumsum(lengths) - lengths).astype(np.int32), lengths)
+
+    def _bind(self, automaton: Automaton, offsets: TokenIds, lengths: TokenIds) -> None:
+        """``offsets`` and ``lengths`` [tokens]: where each token's bytes are."""
+        self._automaton = automaton
+        self._lengths = lengths
+        self._offsets = offsets
         spelling = np.flatnonzero(self._lengths).astype(np.int32)
         first = self._bytes[self._offsets[spelling]]
         self._by_first = spelling[np.argsort(first, kind="stable")]
         self._first_edges = np.searchsorted(np.sort(first), np.arange(257))
         self._inside_of: dict[int, _Inside] = {}
         self._classes: dict[Position, dict[Position, TokenIds]] = {}
+
+    def _behind(self, token_ids: TokenIds, depths: TokenIds) -> Self:
+        """What these tokens have behind so many bytes, as tokens that are numbered anew."""
+        behind = copy(self)
+        behind._bind(self._automaton, self._offsets[token_ids] + depths, self._lengths[token_ids] - depths)
+        return behind
 
     def restrict(self, automaton: Automaton) -> TokenClasses:
         """The same tokens over another automaton."""
@@ -112,7 +122,7 @@ class TokenClasses:
         """All tokens at once, byte by byte."""
         dfa = self._automaton.dfa
         ends: dict[int, list[TokenIds]] = {}
-        cuts: dict[int, list[tuple[int, bytes]]] = {}
+        cuts: dict[int, list[tuple[TokenIds, int]]] = {}
         row, edges = dfa.row(start), self._first_edges
         begun = np.flatnonzero(row >= 0)
         token_ids = np.concatenate([self._by_first[:0], *(self._by_first[edges[b] : edges[b + 1]] for b in begun)])
@@ -127,21 +137,19 @@ class TokenClasses:
             for state, members in _grouped(states, np.arange(states.size, dtype=np.int32)):
                 following[members] = dfa.row(state)[self._bytes[self._offsets[token_ids[members]] + depth]]
                 if dfa.accepts[state]:
-                    cut = token_ids[members[following[members] < 0]].tolist()
-                    cuts.setdefault(state, []).extend(
-                        (token_id, self._token_bytes[token_id][depth:]) for token_id in cut
-                    )
+                    cuts.setdefault(state, []).append((token_ids[members[following[members] < 0]], depth))
             token_ids, states = token_ids[following >= 0], following[following >= 0]
             depth += 1
         return _Inside(
             {state: np.sort(np.concatenate(parts)) for state, parts in ends.items()},
-            {state: self._cut(parts) for state, parts in cuts.items() if parts},
+            {state: self._cut(parts) for state, parts in cuts.items() if any(cut.size for cut, _ in parts)},
         )
 
-    def _cut(self, parts: list[tuple[int, bytes]]) -> tuple[TokenIds, TokenClasses]:
-        parts.sort()
-        token_ids = np.array([token_id for token_id, _ in parts], np.int32)
-        return token_ids, TokenClasses(self._automaton, [behind for _, behind in parts])
+    def _cut(self, parts: list[tuple[TokenIds, int]]) -> tuple[TokenIds, TokenClasses]:
+        token_ids = np.concatenate([cut for cut, _ in parts])
+        depths = np.concatenate([np.full_like(cut, depth) for cut, depth in parts])
+        order = np.argsort(token_ids, kind="stable")
+        return token_ids[order], self._behind(token_ids[order], depths[order])
 
 
 def _grouped(keys: NDArray[np.int32], values: NDArray[np.int32]) -> Iterator[tuple[int, NDArray[np.int32]]]:

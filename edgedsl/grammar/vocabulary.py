@@ -9,7 +9,7 @@ from typing import TypeVar
 State = TypeVar("State")
 
 _UNSPELT = 1 << 30  # more tokens than any text has
-_MAX_SEGMENTS = 20_000
+_MAX_SEGMENTS = 100_000
 
 
 class Vocabulary:
@@ -27,7 +27,7 @@ class Vocabulary:
         self.longest = max(map(len, self._bytes), default=0)
         self.token_bytes = list(token_bytes)
         self._longest_of: dict[bytes, int] = {}  # by its first two bytes
-        self._segments: dict[bytes, list[int] | None] = {}
+        self._segments: dict[bytes, tuple[int, int]] = {}  # of a text: its fewest tokens, and bytes of the first
 
     def walk(
         self,
@@ -81,11 +81,32 @@ class Vocabulary:
 
     def segment(self, data: bytes) -> list[int] | None:
         """The fewest tokens that spell the bytes; None where none do."""
-        if data not in self._segments:
-            if len(self._segments) >= _MAX_SEGMENTS:
-                self._segments.clear()
-            self._segments[data] = self._segment(data)
-        return self._segments[data]
+        self._segment(data)
+        tokens: list[int] = []
+        while data:
+            count, size = self._segments[data]
+            if count >= _UNSPELT:
+                return None
+            tokens.append(self._ids[data[:size]])
+            data = data[size:]
+        return tokens
+
+    def _segment(self, data: bytes) -> None:
+        """From the end, as far as it is not known: endings of programs have their last bytes in common."""
+        known, ids = self._segments, self._ids
+        if len(known) >= _MAX_SEGMENTS:
+            known.clear()
+        for start in reversed(range(len(data))):
+            text = data[start:]
+            if text in known:
+                continue
+            best = (_UNSPELT, 0)
+            for size in range(min(len(text), self._longest(text[:2])), 0, -1):
+                if text[:size] in ids:
+                    count = 1 + (known[text[size:]][0] if size < len(text) else 0)
+                    if count < best[0]:
+                        best = (count, size)
+            known[text] = best
 
     def _longest(self, beginning: bytes) -> int:
         """Length of the longest token that begins so; 1 where none does."""
@@ -94,22 +115,3 @@ class Vocabulary:
             last = bisect_left(self._bytes, True, first, key=lambda data: not data.startswith(beginning))
             self._longest_of[beginning] = max(map(len, self._bytes[first:last]), default=1)
         return self._longest_of[beginning]
-
-    def _segment(self, data: bytes) -> list[int] | None:
-        # Per end of a beginning: its number of tokens, and where the last of them begins.
-        best = [(0, 0)] + [(_UNSPELT, 0)] * len(data)
-        for start in range(len(data)):
-            count = best[start][0] + 1
-            if count > _UNSPELT:
-                continue
-            for end in range(start + 1, min(len(data), start + self._longest(data[start : start + 2])) + 1):
-                if data[start:end] in self._ids and count < best[end][0]:
-                    best[end] = (count, start)
-        if best[-1][0] == _UNSPELT:
-            return None
-        tokens, end = [], len(data)
-        while end:
-            start = best[end][1]
-            tokens.append(self._ids[data[start:end]])
-            end = start
-        return tokens[::-1]

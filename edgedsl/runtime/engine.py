@@ -255,7 +255,7 @@ class Engine:
             return None
         sequence.consume(token_id)
         piece = sequence.append(token_id)
-        if sequence.matcher and sequence.matcher.is_stopped():
+        if sequence.is_over():
             sequence.finish_reason = "length" if sequence.is_steered() else "stop"
         return piece
 
@@ -283,9 +283,8 @@ class Engine:
         if sequence.lookahead:
             sequence.lookahead.finish()
         text = self.tokenizer.decode(sequence.token_ids)
-        grammar = sequence.compiled.grammar if sequence.compiled else None
-        if sequence.finish_reason != "cancelled" and grammar and not grammar.accepts(text):
-            raise self.disagreements.add(grammar, text, sequence.token_ids)
+        if sequence.compiled and sequence.finish_reason != "cancelled" and not sequence.is_whole(text):
+            raise self.disagreements.add(sequence.compiled.grammar, text, sequence.token_ids)
         return sequence.completion(text)
 
 

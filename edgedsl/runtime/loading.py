@@ -27,7 +27,7 @@ _log = logging.getLogger(__name__)
 DEV_FILE = "eval/dev.json"  # a list of objects with prompt and target
 _ENOUGH = 1 << 20  # tokens: no budget
 _MAX_WARM_UP_CHARS = 2_000  # of a program: tokens and positions of longer ones say nothing new
-_NUM_WARM_UP = 64  # programs; enough for most of a lexer's states
+NUM_WARM_UP = 64  # programs; enough for most of a lexer's states
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def open_parts(path: Path, execution_provider: str, num_threads: int, captures_g
         prefix = open_prefix(bundle, tokenizer, template)
         dev = _dev_pairs(bundle)
         compiled = _compile(bundle, tokenizer, template)
-        _warm_up(compiled, tokenizer, [program for _, program in dev[:_NUM_WARM_UP]])
+        _warm_up(compiled, tokenizer, [program for _, program in dev[:NUM_WARM_UP]])
         gc.collect()  # while ONNX Runtime still works; put off, it would hold up a request
         hashing.result()
         found = opening.result() if opening else None
@@ -132,7 +132,6 @@ def _walk(compiled: CompiledGrammar, token_ids: Iterable[int]) -> None:
     for token_id in token_ids:
         if token_id in compiled.end_token_ids or not guard.permits(token_id, _ENOUGH):
             return
-        matcher.consume(token_id)
         guard.consume(token_id)
 
 

@@ -109,12 +109,24 @@ class Sequence:
         """Move the grammar on.
 
         Raises:
-            GenerationError: the token is not allowed here, or an engine failed.
+            GenerationError: the token is not the one that was last permitted.
         """
-        if self.matcher:
-            self.matcher.consume(token_id)
         if self.guard:
             self.guard.consume(token_id)
+
+    def is_over(self) -> bool:
+        """Whether the program is whole and nothing can follow it."""
+        return self.guard is not None and self.guard.is_over()
+
+    def is_whole(self, text: str) -> bool:
+        """Whether both engines, each on its own, take the finished program.
+
+        Raises:
+            MatcherError: the decoding engine failed.
+        """
+        if not (self.guard and self.compiled):
+            return True
+        return self.guard.is_whole() and self.compiled.grammar.accepts(text)
 
     def is_steered(self) -> bool:
         """Whether the budget kept the model from a token it wanted."""

@@ -10,7 +10,7 @@ from itertools import islice
 
 import numpy as np
 
-from edgedsl.errors import GenerationError, NoTokenError
+from edgedsl.errors import GenerationError, MatcherError, NoTokenError
 from edgedsl.grammar.authoring.random_logits import Logits, RandomLogits
 from edgedsl.grammar.compiled import CompiledGrammar
 from edgedsl.grammar.guard import BudgetGuard
@@ -50,7 +50,8 @@ class Generation:
     """Generates programs over one compiled grammar, which all of them share.
 
     Attributes:
-        mask_us: time of mask and budget check of each token, in microseconds; drawing is not in it.
+        mask_us: time of mask and budget check of each token, in microseconds, and of the engine's word on each whole
+            program; drawing is not in it.
     """
 
     def __init__(self, compiled: CompiledGrammar, rng: np.random.Generator) -> None:
@@ -98,15 +99,22 @@ class Generation:
 
     def _advance(self, program: _Program) -> bool:
         token_ids, request = program.generated.token_ids, program.generated.request
-        if program.matcher.is_stopped():
-            return True
+        if program.guard.is_over():
+            return self._end(program)
         token_id = self._choose(program, request.budget - len(token_ids) - 1)
         if token_id in self._compiled.end_token_ids or len(token_ids) == request.budget:
-            return True
-        program.matcher.consume(token_id)
+            return self._end(program)
         program.guard.consume(token_id)
         token_ids.append(token_id)
         return False
+
+    def _end(self, program: _Program) -> bool:
+        started = time.perf_counter()
+        is_whole = program.guard.is_whole()
+        self.mask_us.append(1e6 * (time.perf_counter() - started))
+        if not is_whole:
+            raise MatcherError("the grammar engine does not take the program as whole")
+        return True
 
     def _choose(self, program: _Program, tokens_left: int) -> int:
         rng, request = program.rng, program.generated.request
