@@ -21,7 +21,7 @@ INSTRUCTION_SETS = {
 
 PACKAGES = (
     "edgedsl", "onnxruntime", "onnxruntime-gpu", "numpy", "tokenizers", "llguidance", "outlines", "lark",
-    "torch", "transformers", "peft", "bitsandbytes", "datasets", "onnx", "optimum-onnx", "fastapi", "uvicorn",
+    "torch", "transformers", "peft", "bitsandbytes", "onnx", "optimum-onnx", "fastapi", "uvicorn",
 )  # fmt: skip
 
 

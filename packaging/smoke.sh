@@ -16,7 +16,7 @@ import importlib.util
 import subprocess
 from importlib.resources import files
 
-for name in ("torch", "transformers", "peft", "datasets", "onnx", "optimum", "pytest", "fastapi"):
+for name in ("torch", "transformers", "peft", "onnx", "optimum", "pytest", "fastapi"):
     assert importlib.util.find_spec(name) is None, f"{name} is installed, so this proves nothing"
 
 import edgedsl.runtime.engine

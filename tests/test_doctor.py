@@ -292,7 +292,10 @@ def test_command_refuses_a_bundle_that_the_provider_cannot_run(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tiny_bundle: Path
 ) -> None:
     assert run(monkeypatch, "--bundle", str(tiny_bundle), "--execution-provider", "cuda") == 10
-    assert "the bundle is for the CPU ('w8a8')" in capsys.readouterr().err
+    printed = capsys.readouterr()
+    assert "the bundle is for the CPU ('w8a8')" in printed.err
+    assert "execution providers" in printed.out
+    assert "no problems" not in printed.out
 
 
 def test_doctor_imports_nothing_heavy() -> None:

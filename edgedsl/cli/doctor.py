@@ -49,9 +49,8 @@ def command(bundle: Path | None, execution_provider: str, as_json: bool) -> None
     placed = _placement(bundle, execution_provider) if bundle and report.can_run else None
     if as_json:
         click.echo(json.dumps({**report.to_dict(), **({"bundle": placed} if placed else {})}, indent=2))
-    elif placed:
-        nodes = {name: str(num) for name, num in placed["nodes"].items()}
-        click.echo("\n".join(["nodes of the bundle's graph", *_table(nodes)]))
+    else:
+        click.echo("\n".join([*_nodes(placed), *_problems(report)]))
     if not report.can_run:
         first = next(problem for problem in report.problems if problem.level == "error")
         raise ProviderError(f"programs cannot be generated here: {first.message}", hint=first.mend)
@@ -83,6 +82,15 @@ def _lines(report: Report) -> Iterator[str]:
     yield from _table({_TITLES.get(part.name, part.name): _part(part.name, part.missing) for part in report.parts})
     yield "versions"
     yield from _table(report.facts["versions"])
+
+
+def _nodes(placed: dict[str, Any] | None) -> Iterator[str]:
+    if placed:
+        yield "nodes of the bundle's graph"
+        yield from _table({name: str(num) for name, num in placed["nodes"].items()})
+
+
+def _problems(report: Report) -> Iterator[str]:
     yield "problems" if report.problems else "no problems"
     for problem in report.problems:
         yield f"  {problem.level}: {problem.message}"

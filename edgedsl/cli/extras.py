@@ -7,7 +7,7 @@ from edgedsl.errors import ConfigError
 # Top-level module -> extra of pyproject.toml.
 EXTRAS = {
     "onnxruntime": "cpu",
-    **dict.fromkeys(("accelerate", "datasets", "filelock", "gguf", "huggingface_hub", "onnx", "onnx_ir"), "train"),
+    **dict.fromkeys(("accelerate", "filelock", "gguf", "huggingface_hub", "onnx", "onnx_ir"), "train"),
     **dict.fromkeys(("optimum", "peft", "safetensors", "torch", "transformers"), "train"),
     "bitsandbytes": "qlora",
     **dict.fromkeys(("fastapi", "prometheus_client", "pydantic", "starlette", "uvicorn"), "serve"),
