@@ -125,7 +125,7 @@ class EdgedslFull(MaskEngine):
         drawn = self._guard.choose(logits, _largest, self._tokens_left)
         seconds = time.perf_counter() - started
         logits[token_id] = _PEAK
-        if not self._chooses(token_id, logits, is_greedy=False):
+        if not self._chooses(token_id, logits):
             return Step(seconds, is_allowed=False, drawn=drawn)
         return Step(seconds + self._consume(token_id), is_allowed=True, drawn=drawn)
 
@@ -140,9 +140,9 @@ class EdgedslFull(MaskEngine):
         is_whole = self._guard.is_whole()
         return Step(time.perf_counter() - started, is_allowed=is_whole)
 
-    def _chooses(self, token_id: int, logits: Logits, *, is_greedy: bool) -> bool:
+    def _chooses(self, token_id: int, logits: Logits) -> bool:
         try:
-            return self._guard.choose(logits, _largest, self._tokens_left, is_greedy=is_greedy) == token_id
+            return self._guard.choose(logits, _largest, self._tokens_left) == token_id
         except NoTokenError:
             return False
 
@@ -165,7 +165,7 @@ class EdgedslGreedy(EdgedslFull):
             return self._end()
         logits[token_id] = _PEAK
         started = time.perf_counter()
-        is_allowed = self._chooses(token_id, logits, is_greedy=True)
+        is_allowed = self._guard.permits(int(logits.argmax()), self._tokens_left)
         seconds = time.perf_counter() - started
         return Step(seconds + self._consume(token_id) if is_allowed else seconds, is_allowed)
 

@@ -135,8 +135,7 @@ def test_what_is_drawn_is_the_best_of_what_single_questions_permit(seed: int) ->
         logits = rng.standard_normal(grammar.vocab_size).astype(np.float32)
         best = max(one_by_one, key=logits.__getitem__)
         guard = guard_after(grammar, [], budget)
-        for is_greedy in (False, True):
-            assert guard.choose(logits, lambda values: int(values.argmax()), budget - 1, is_greedy=is_greedy) == best
+        assert guard.choose(logits, lambda values: int(values.argmax()), budget - 1) == best
 
 
 @pytest.mark.parametrize("name", SMALL)

@@ -184,7 +184,7 @@ def panic(engine: Engine) -> AbstractContextManager[None]:
 
 def padded_draw(engine: Engine) -> AbstractContextManager[None]:
     """A bug of ours: an id of the padding is chosen."""
-    return patched(BudgetGuard, choose=lambda *_, **__: TOKENIZER.vocab_size + 1)
+    return patched(BudgetGuard, permits=lambda *_: False, choose=lambda *_: TOKENIZER.vocab_size + 1)
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import socket
 import threading
 from pathlib import Path
@@ -13,12 +14,12 @@ import pytest
 from fake_engine import FakeEngine
 from serving_client import KEY, URL, body, server_of, talk, until
 
-from edgedsl.config import ServeSection
+from edgedsl.config import GenerateSection, ServeSection
 from edgedsl.errors import BundleError, ConfigError
 from edgedsl.serving.app import create_app
 from edgedsl.serving.gate import KeyRing, check_exposure
 from edgedsl.serving.queue import EngineQueue
-from edgedsl.serving.run import _listen, serve
+from edgedsl.serving.run import _listen, _prepared, serve
 
 # --- the queue ---
 
@@ -204,6 +205,18 @@ def test_taken_port_is_named() -> None:
         port = taken.getsockname()[1]
         with pytest.raises(ConfigError, match=f"127.0.0.1:{port}"):
             serve(FakeEngine, ServeSection(port=port))
+
+
+def test_what_is_loaded_is_out_of_the_collectors_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    events: list[str] = []
+    monkeypatch.setattr(gc, "freeze", lambda: events.append("frozen"))
+
+    def load() -> FakeEngine:
+        events.append("loaded")
+        return FakeEngine()
+
+    _prepared(load, None, GenerateSection())()
+    assert events == ["loaded", "frozen"]
 
 
 def test_load_error_stops_the_server() -> None:

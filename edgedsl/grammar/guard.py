@@ -45,23 +45,19 @@ class BudgetGuard:
         self._is_alike: NDArray[np.bool_] | None = None
         self.is_steering = False
 
-    def choose(self, logits: Logits, draw: Draw, tokens_left: int, *, is_greedy: bool = False) -> int:
+    def choose(self, logits: Logits, draw: Draw, tokens_left: int) -> int:
         """Draw until a token is legal and leaves time to end.
 
         Args:
             logits: [vocab] or wider, finite; what is beyond the vocabulary is padding. Not changed.
             draw: the index of one of the values it is given; those that are -inf are not to be taken.
             tokens_left: budget after the token.
-            is_greedy: ``draw`` takes the largest value. The largest of all is then asked for first: where it passes, as
-                it mostly does, no mask is needed.
 
         Raises:
             NoTokenError: no token is left.
             MatcherError: the engine failed.
         """
         logits = logits[: self._compiled.vocab_size]
-        if is_greedy and self.permits(best := int(logits.argmax()), tokens_left):
-            return best
         # Where only one text can follow, llguidance's mask holds just its canonical token, which may be a short one.
         planned = self._ending[0] if self._ending else None
         if self._values is None:

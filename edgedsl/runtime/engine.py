@@ -22,7 +22,7 @@ from edgedsl.runtime.head import Head, open_head
 from edgedsl.runtime.loading import open_parts
 from edgedsl.runtime.lookahead import Lookahead
 from edgedsl.runtime.ngrams import FILE_NAME as NGRAMS_FILE
-from edgedsl.runtime.rows import DeviceRow, Row, is_finite
+from edgedsl.runtime.rows import DeviceRow, Row, best_token
 from edgedsl.runtime.sampling import SamplingParams
 from edgedsl.runtime.sequence import Completion, Sequence
 from edgedsl.tokenizer import Tokenizer
@@ -261,16 +261,17 @@ class Engine:
 
     def _next_token(self, sequence: Sequence, row: Row, tokens_left: int) -> int:
         """One token that the grammar allows, and after which the program can be finished in ``tokens_left`` more."""
-        if not is_finite(row):
+        best = best_token(row)
+        if best is None:
             raise LogitsError(
                 "the model's logits are not finite; the program was discarded", hint="run 'edgedsl bundle verify'"
             )
-        is_greedy = sequence.params.temperature == 0
-        if isinstance(row, DeviceRow) and is_greedy and sequence.may_take(row.best_token, tokens_left):
-            return row.best_token
+        # Where the likeliest token passes, as it mostly does, no mask is needed.
+        if sequence.params.temperature == 0 and sequence.may_take(best, tokens_left):
+            return best
         logits = row.fetch() if isinstance(row, DeviceRow) else row
         if sequence.guard:
-            return sequence.guard.choose(logits, sequence.draw, tokens_left, is_greedy=is_greedy)
+            return sequence.guard.choose(logits, sequence.draw, tokens_left)
         logits[self.tokenizer.vocab_size :] = -np.inf  # heads are padded to round widths; the padding is no token
         return sequence.draw(logits)
 

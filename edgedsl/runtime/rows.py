@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -30,9 +31,12 @@ Row = Logits | DeviceRow
 Rows = Logits | Sequence[DeviceRow]  # [num_logits, vocab]
 
 
-def is_finite(row: Row) -> bool:
-    """Whether every logit of a row is a number."""
-    return row.is_finite if isinstance(row, DeviceRow) else bool(np.isfinite(row).all())
+def best_token(row: Row) -> int | None:
+    """The first of the largest logits, which may be padding beyond the vocabulary; None where one is not finite."""
+    if isinstance(row, DeviceRow):
+        return row.best_token if row.is_finite else None
+    best = int(row.argmax())  # of NaN, where there is one
+    return best if math.isfinite(row[best]) and math.isfinite(row.min()) else None
 
 
 def on_host(rows: Rows) -> Logits:

@@ -130,7 +130,8 @@ class Generation:
 
         draw = _greedy if request.is_greedy else sampled
         started = time.perf_counter()
-        token_id = program.guard.choose(logits, draw, tokens_left, is_greedy=request.is_greedy)
+        if not (request.is_greedy and program.guard.permits(token_id := int(logits.argmax()), tokens_left)):
+            token_id = program.guard.choose(logits, draw, tokens_left)
         self.mask_us.append(1e6 * (time.perf_counter() - started - drawing_s))
         return token_id
 
