@@ -265,7 +265,7 @@ def _record(options: argparse.Namespace) -> dict[str, Any]:
     return {
         **head(),
         "kind": "masks",
-        "title": "Masks beside those of other engines",
+        "title": f"Masks beside those of other engines{', programs that people wrote' if options.pairs else ''}",
         "caption": {
             "model": f"none, a tokenizer of {tokens.tokenizer.vocab_size:,} tokens",
             "grammar": ", ".join(Path(name).stem for name in names) if options.grammar else f"{len(names)} shipped",
@@ -278,7 +278,7 @@ def _record(options: argparse.Namespace) -> dict[str, Any]:
         "tokenizer_sha256": hashlib.sha256(options.tokenizer.read_bytes()).hexdigest(),
         "load_average": load,
         "rows": rows(tallies),
-        "by_grammar": grammar_rows(tallies),
+        **({} if options.pairs else {"by_grammar": grammar_rows(tallies)}),
     }
 
 

@@ -153,6 +153,18 @@ def test_classes_hold_what_a_walk_token_by_token_meets(name: str) -> None:
         seen.update(expected)
 
 
+def test_behind_a_whole_program_any_legal_token_is_what_would_come() -> None:
+    grammar = compiled("left")
+    words = grammar.planner.vocabulary.token_bytes
+    guard = guard_after(grammar, [words.index(b"x")], 1)
+    logits = np.zeros(grammar.vocab_size, np.float32)
+    logits[words.index(b"]]")], logits[words.index(b"+x")] = 2.0, 1.0
+    assert guard.choose(logits, lambda values: int(values.argmax()), -1) == words.index(b"+x")
+    assert guard.permits(words.index(b"+x"), -1)
+    assert not guard.permits(words.index(b"]]"), -1)
+    assert not guard.is_steering
+
+
 def test_steering_is_told_from_a_budget_that_did_not_matter() -> None:
     grammar = compiled("list")
     vocabulary = grammar.planner.vocabulary.token_bytes

@@ -51,7 +51,7 @@ class BudgetGuard:
         Args:
             logits: [vocab] or wider, finite; what is beyond the vocabulary is padding. Not changed.
             draw: the index of one of the values it is given; those that are -inf are not to be taken.
-            tokens_left: budget after the token.
+            tokens_left: budget after the token; see :meth:`permits`.
 
         Raises:
             NoTokenError: no token is left.
@@ -67,7 +67,7 @@ class BudgetGuard:
         while True:
             index = draw(values)
             token_id = index if token_ids is None else int(token_ids[index])
-            if self._permits(token_id, tokens_left, is_legal=True):
+            if tokens_left < 0 or self._permits(token_id, tokens_left, is_legal=True):
                 return token_id
             values[index] = -np.inf
             num_refused += 1
