@@ -153,6 +153,16 @@ def test_classes_hold_what_a_walk_token_by_token_meets(name: str) -> None:
         seen.update(expected)
 
 
+def test_an_ending_has_a_word_that_is_one_token_with_the_blank_before_it() -> None:
+    tokenizer = tiny_tokenizer([" a", "k:"])
+    grammar = Grammar('start: "k:" " " WORD\nWORD: /[0-9a-z]+/').compile(tokenizer, [tokenizer.token_id(EOS_TOKEN)])
+    planner = grammar.planner
+    begun = planner.automaton.advance(planner.automaton.start(), b"k:")
+    assert begun is not None
+    assert [planner.vocabulary.token_bytes[i] for i in planner.completion(begun) or []] == [b" a"]
+    assert grammar.planner.enough_tokens == 2
+
+
 def test_behind_a_whole_program_any_legal_token_is_what_would_come() -> None:
     grammar = compiled("left")
     words = grammar.planner.vocabulary.token_bytes

@@ -25,6 +25,7 @@ _ASCII = 128
 _IGNORE_CASE = int(re.IGNORECASE)  # a flag of the enum is slow to compare with, and names have many characters
 _MAX_REPEAT = 1000
 _NOWHERE = _FREE = -1  # no next state; no byte is read
+PLAIN_LETTER = ord("a")
 
 
 class Nfa:
@@ -329,12 +330,12 @@ def _nearest_ends(nfa: Nfa) -> tuple[list[float], list[tuple[int, int]]]:
             for source, byte in before[state]:
                 if byte == _FREE:
                     waiting.append((source, (state, _FREE)))
-                else:
-                    following.setdefault(source, (state, byte))
+                elif byte == PLAIN_LETTER or source not in following:
+                    following[source] = (state, byte)
         level, distance = following, distance + 1
     return distances, towards
 
 
 def _plain(low: int, high: int) -> int:
     """A byte of a range; letters and digits are in more tokens than others."""
-    return low if low == high else next((byte for byte in b"a0" if low <= byte <= high), low)
+    return low if low == high else next((byte for byte in (PLAIN_LETTER, ord("0")) if low <= byte <= high), low)

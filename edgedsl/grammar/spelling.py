@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 
 from edgedsl.grammar.lalr import Costs, Stack
 from edgedsl.grammar.position import EMPTY, Automaton, Position
+from edgedsl.grammar.regex import PLAIN_LETTER
 from edgedsl.grammar.vocabulary import Vocabulary
 
 _BYTES_PER_TOKEN = 2  # a guess that only orders a search
@@ -109,6 +110,10 @@ class Spelling:
 
         if is_match(start):
             return 0, b""
+        # A letter is a token with a blank before it too; a digit mostly is not.
+        letter = step(start, PLAIN_LETTER)
+        if letter is not None and is_match(letter) and vocabulary.segment(bytes([PLAIN_LETTER])):
+            return 1, bytes([PLAIN_LETTER])
         heap: list[tuple[float, int, bytes, int]] = [(0.0, 0, b"", start)]
         seen = {start}
         while heap:
