@@ -76,7 +76,7 @@ def _prepared(
     def prepared() -> Generator:
         engine = load()
         prepare(engine, keys or (), server)
-        gc.freeze()  # all of it stays: looking through it again holds a request up for 60 ms now and then
+        gc.freeze()  # all of it stays: the collector need not look through it during a request
         return engine
 
     return prepared
