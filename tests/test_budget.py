@@ -12,6 +12,7 @@ from tiny import EOS_TOKEN, tiny_tokenizer
 from edgedsl.errors import GenerationError, GrammarError, MatcherError
 from edgedsl.grammar import BudgetGuard, CompiledGrammar, Grammar, Matcher, lalr
 from edgedsl.grammar.authoring.fuzz import Generation
+from edgedsl.grammar.lalr import Stack
 from edgedsl.grammar.position import Automaton, Position
 from edgedsl.grammar.vocabulary import Vocabulary
 
@@ -141,7 +142,10 @@ def test_what_is_drawn_is_the_best_of_what_single_questions_permit(seed: int) ->
 @pytest.mark.parametrize("name", SMALL)
 def test_classes_hold_what_a_walk_token_by_token_meets(name: str) -> None:
     planner = compiled(name).planner
-    step = planner.automaton.step
+
+    def step(position: tuple[Stack, int], byte: int) -> tuple[Stack, int] | None:
+        return planner.automaton.advance(Position(*position), bytes([byte]))
+
     waiting, seen = [planner.automaton.start()], set[Position]()
     for position in waiting:
         expected: dict[Position, list[int]] = {}

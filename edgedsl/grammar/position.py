@@ -247,20 +247,6 @@ class Automaton:
         self._by_terminal.setdefault(terminal, []).append(len(self.patterns) - 1)
         return len(self.patterns) - 1
 
-    def step(self, position: tuple[Stack, int], byte: int) -> tuple[Stack, int] | None:
-        """One byte further; positions as plain pairs, since this runs for every byte of every token."""
-        stack, lexeme = position
-        if lexeme != EMPTY:
-            inside = self.dfa.step(lexeme, byte)
-            if inside >= 0:
-                return stack, inside
-            closed = self.close(stack, lexeme)
-            if closed is None:
-                return None
-            stack = closed
-        begun = self.dfa.step(self.lexer_start(stack), byte)
-        return (stack, begun) if begun >= 0 else None
-
 
 def _ranks(terminals: list[TerminalDef], names: Mapping[str, Container[str]]) -> dict[str, int]:
     """The order in which Lark tries terminals: by priority, then the wider and longer pattern.
