@@ -36,9 +36,10 @@ def from_grammar(grammar: Grammar) -> str:
     Raises:
         GrammarError: a terminal that is no regular language, or left recursion through several rules.
     """
-    if grammar.decoding_source == grammar.source:
+    source = grammar.scoped_source()
+    if source == grammar.source:
         return from_lark(grammar.lark)
-    return from_lark(Lark(grammar.decoding_source, parser="lalr", lexer="contextual", start=START))
+    return from_lark(Lark(source, parser="lalr", lexer="contextual", start=START))
 
 
 def from_lark(lark: Lark) -> str:

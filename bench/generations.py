@@ -55,7 +55,7 @@ class Task:
             "grammar": self.grammar,
             "n": self.n,
             "seed": self.seed,
-            "source": _sha256([open_language(self.grammar).grammar().decoding_source.encode()]),
+            "source": _sha256([open_language(self.grammar).grammar().source.encode()]),
             "tokenizer": _sha256([self.tokenizer.read_bytes()]),
             "code": _sha256(path.read_bytes() for path in code),
         }

@@ -187,7 +187,7 @@ def measure(name: str, engines: Sequence[str], tokens: TokenSet, options: argpar
 def _source(engine: str, name: str, grammar: Grammar) -> tuple[str | None, str]:
     """What the engine reads, or why there is nothing."""
     if engine != "xgrammar":
-        return name if engine.startswith("edgedsl") else grammar.decoding_source, ""
+        return name if engine.startswith("edgedsl") else grammar.scoped_source(), ""
     try:
         return from_grammar(grammar), ""
     except GrammarError as exc:

@@ -13,7 +13,7 @@ BYTES = llguidance.LLTokenizer("byte")
 
 
 def byte_matcher(grammar: Grammar) -> Any:
-    return llguidance.LLMatcher(BYTES, llguidance.grammar_from("lark", grammar.decoding_source))
+    return llguidance.LLMatcher(BYTES, llguidance.grammar_from("lark", grammar.scoped_source()))
 
 
 def verdict(first: Any, text: str) -> str:

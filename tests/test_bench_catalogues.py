@@ -43,10 +43,10 @@ def test_what_would_be_too_many_rules_is_held_by_the_guard_alone(monkeypatch: py
     catalogue = catalogues.made_catalogue(12)
     source = bind(catalogues.SOURCE, catalogue)
     written = Grammar(source, catalogue=catalogue)
-    assert written.decoding_source != source
+    assert written.scoped_source() != source
     monkeypatch.setattr(specialise, "MAX_SYMBOLS", 50)
     plain = Grammar(source, catalogue=catalogue)
-    assert plain.decoding_source == source
+    assert plain.scoped_source() == source
     fuzzer = Fuzzer(plain, TokenSet(tiny_tokenizer(), tiny_tokenizer().token_id(EOS_TOKEN), "tiny"), catalogue)
     result = fuzzer.run(24)
     assert (result.parsed, result.invented_names, fuzzer.failures) == (24, 0, [])

@@ -86,6 +86,27 @@ def test_patterns_side_by_side() -> None:
     assert dfa.min_bytes(walk(dfa, dfa.start(starts), b"s"), 0) == 2
 
 
+@settings(max_examples=300, deadline=None)
+@given(
+    parts=st.lists(st.sets(st.integers(0, 7), max_size=4), min_size=1, max_size=4), text=st.text("abx17", max_size=6)
+)
+def test_a_union_of_states_is_the_state_of_them_all(parts: list[set[int]], text: str) -> None:
+    """Some of the patterns match nothing at all, and so rule out those of a higher rank."""
+    patterns = ["ab", "[a-z]+", "7", "a?", "(?:x|1)*", "abx", "[0-9]{2}", "a"]
+    ranks = [0, 1, 0, 1, 2, 0, 1, 2]
+    united, whole = (Dfa(automaton(*patterns)[0]._nfa, ranks) for _ in range(2))
+    starts = automaton(*patterns)[1]
+    state = united.union(united.start(starts[n] for n in part) for part in parts)
+    other = whole.start(starts[n] for n in set().union(*parts))
+    for byte in text.encode():
+        assert (united.accepts[state], united.patterns[state]) == (whole.accepts[other], whole.patterns[other])
+        assert united.distances(state) == whole.distances(other)
+        state, other = united.step(state, byte), whole.step(other, byte)
+        assert (state < 0) == (other < 0)
+        if state < 0:
+            return
+
+
 @pytest.mark.parametrize("pattern", ["a(?=b)", "^a", r"(a)\1", "(?<!a)b", "(?>ab)", "a++", r"\bx", "a{2000}"])
 def test_what_no_finite_automaton_can_match_is_refused(pattern: str) -> None:
     with pytest.raises(GrammarError, match=r"terminal T0: .*not supported"):

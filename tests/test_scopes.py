@@ -15,7 +15,7 @@ from tiny import EOS_TOKEN, tiny_tokenizer
 
 from edgedsl.catalogue import Catalogue
 from edgedsl.errors import GrammarError
-from edgedsl.grammar import CompiledGrammar, Grammar
+from edgedsl.grammar import BudgetGuard, CompiledGrammar, Grammar
 from edgedsl.grammar.authoring.fuzz import Generation
 
 SOURCE = """\
@@ -67,10 +67,20 @@ def grammar(tmp_path_factory: pytest.TempPathFactory) -> Grammar:
     return Grammar.from_files(folder / "grammar.lark", folder / "catalogue.json")
 
 
-@pytest.fixture(scope="module")
-def compiled(grammar: Grammar) -> CompiledGrammar:
+def compile_tiny(grammar: Grammar) -> CompiledGrammar:
     tokenizer = tiny_tokenizer(["lamp", "(room", "mode=", "=eco", ".off"])
     return grammar.compile(tokenizer, [tokenizer.token_id(EOS_TOKEN)])
+
+
+@pytest.fixture(scope="module")
+def compiled(grammar: Grammar) -> CompiledGrammar:
+    return compile_tiny(grammar)
+
+
+@pytest.fixture(scope="module")
+def written(grammar: Grammar) -> CompiledGrammar:
+    """The scopes as rules, for engines that know no catalogue."""
+    return compile_tiny(grammar.with_written_scopes())
 
 
 def walks(compiled: CompiledGrammar, text: str) -> bool:
@@ -78,18 +88,34 @@ def walks(compiled: CompiledGrammar, text: str) -> bool:
     return compiled.matcher().accepts([*text.encode(), min(compiled.end_token_ids)])
 
 
+def passes(compiled: CompiledGrammar, text: str) -> bool:
+    """Whether the guard lets the text through byte by byte, as a program is decoded."""
+    guard = BudgetGuard(compiled, compiled.matcher())
+    for token_id in text.encode():
+        if not guard.permits(token_id, 1000):
+            return False
+        guard.consume(token_id)
+    return guard.may_end() and guard.is_whole()
+
+
 @pytest.mark.parametrize("text", GOOD)
-def test_names_that_are_bound_here(grammar: Grammar, compiled: CompiledGrammar, text: str) -> None:
+def test_names_that_are_bound_here(
+    grammar: Grammar, compiled: CompiledGrammar, written: CompiledGrammar, text: str
+) -> None:
     grammar.parse(text)
-    assert walks(compiled, text)
+    assert walks(written, text)
+    assert passes(compiled, text)
     assert steps(compiled, text)
 
 
 @pytest.mark.parametrize(("text", "message"), BAD)
-def test_names_that_are_bound_elsewhere(grammar: Grammar, compiled: CompiledGrammar, text: str, message: str) -> None:
+def test_names_that_are_bound_elsewhere(
+    grammar: Grammar, compiled: CompiledGrammar, written: CompiledGrammar, text: str, message: str
+) -> None:
     with pytest.raises(GrammarError, match=message):
         grammar.parse(text)
-    assert not walks(compiled, text)
+    assert not walks(written, text)
+    assert not passes(compiled, text)
     assert not steps(compiled, text)
 
 
@@ -100,12 +126,13 @@ def steps(compiled: CompiledGrammar, text: str) -> bool:
     return position is not None and automaton.is_complete(position)
 
 
-def test_three_readers_agree_on_every_call(grammar: Grammar, compiled: CompiledGrammar) -> None:
+def test_readers_agree_on_every_call(grammar: Grammar, compiled: CompiledGrammar, written: CompiledGrammar) -> None:
     functions, parameters = ["lamp", "lamp.off", "heat", "stop", "wait"], ["mode", "room", "to"]
     values = ["dim", "full", "eco", "any", "7", "stop()"]
     texts = [f"{f}({p}={v})" for f, p, v in itertools.product(functions, parameters, values)]
     verdicts = [grammar.accepts(text) for text in texts]
-    assert [walks(compiled, text) for text in texts] == verdicts
+    assert [walks(written, text) for text in texts] == verdicts
+    assert [passes(compiled, text) for text in texts] == verdicts
     assert [steps(compiled, text) for text in texts] == verdicts
     assert 20 < sum(verdicts) < 60
 

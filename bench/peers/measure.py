@@ -87,7 +87,7 @@ class Language:
         """
         if PEERS[spec.peer].notation == GBNF:
             return from_lark(self.grammar.lark) if spec.is_flat else from_grammar(self.grammar)
-        return self.grammar.source if spec.is_flat else self.grammar.decoding_source
+        return self.grammar.source if spec.is_flat else self.grammar.scoped_source()
 
     def questions(self, pairs: Sequence[Pair]) -> list[Question]:
         """The pairs as questions."""

@@ -14,7 +14,7 @@ from edgedsl.errors import ConfigError
 LARK, GBNF = "lark", "gbnf"
 FLAT = "flat"
 _LLGUIDANCE = (
-    "llguidance reads the Lark text that edgedsl's own mask is made from, the catalogue's scopes written out as rules; "
+    "llguidance reads edgedsl's Lark text, the catalogue's scopes written out as rules; "
     "what Lark's lexer reads otherwise is allowed, and a program may be cut off at the budget"
 )
 _GBNF = (

@@ -170,4 +170,5 @@ class CompiledGrammar:
         """Outlines' own logits processor (numpy, batch 1), for use inside Outlines and to check ours against it."""
         from outlines.backends.llguidance import LLGuidanceLogitsProcessor
 
-        return LLGuidanceLogitsProcessor(self.grammar.engine_source, self._llg_tokenizer, "numpy")
+        source = self.grammar.with_written_scopes().engine_source
+        return LLGuidanceLogitsProcessor(source, self._llg_tokenizer, "numpy")

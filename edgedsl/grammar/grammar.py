@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from edgedsl.grammar.compiled import CompiledGrammar
 
 START = "start"
-MAX_WRITTEN_SCOPES = 1000
+MAX_WRITTEN_SCOPES = 1000  # llguidance takes no more rules than those of some thousand
 
 
 class Grammar:
@@ -55,8 +55,9 @@ class Grammar:
         except (LarkError, RecursionError, OSError) as exc:
             raise lark_failure(exc, name) from exc
         try:
-            self.decoding_source = self._decoding_source()
-            self.engine_source: str = llguidance.grammar_from("lark", self.decoding_source)
+            # Without the scopes of the catalogue: the budget guard knows them, and so does the re-parse. A rule for
+            # each function would make llguidance five times slower wherever one can be called.
+            self.engine_source: str = llguidance.grammar_from("lark", source)
             # Who has tables had them made by this, and compiling says no as well.
             error = "" if known else llguidance.LLMatcher.validate_grammar(self.engine_source, None)
         except ValueError as exc:
@@ -67,15 +68,20 @@ class Grammar:
                 hint="write terminals without look-around, back-references, atomic groups, priorities and templates",
             )
 
-    def _decoding_source(self) -> str:
-        """What llguidance reads: the same language, with the catalogue's scopes written out as rules.
+    def scoped_source(self) -> str:
+        """Lark text of the same language that says the catalogue's scopes in rules, for engines that know no catalogue.
 
-        Many functions would be more rules than it takes: there it reads the names without their scopes, and the budget
-        guard and the re-parse, which know them, hold them alone.
+        The source itself where there are none, or so many that no engine would take the rules.
         """
         if self.catalogue is None or not self.catalogue.is_scoped or self.catalogue.num_scopes > MAX_WRITTEN_SCOPES:
             return self.source
         return specialise(self.source, self.lark, self.catalogue, START) or self.source
+
+    def with_written_scopes(self) -> Grammar:
+        """The same grammar with an engine that knows the scopes: what it allows is what may come, without a guard."""
+        written = copy(self)
+        written.engine_source = llguidance.grammar_from("lark", self.scoped_source())
+        return written
 
     @classmethod
     def from_files(cls, lark_path: Path, catalogue_path: Path | None = None, tables: Path | None = None) -> Grammar:

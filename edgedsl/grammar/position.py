@@ -80,6 +80,8 @@ class Automaton:
         self._scopes = Scopes(catalogue)
         self._names: dict[tuple[str, str], dict[int, int]] = {}
         self._lexer_starts: dict[tuple[int, int], int] = {}
+        self._plain_starts: dict[int, int] = {}
+        self._names_starts: dict[tuple[str, str], int] = {}
         self._root: Stack | None = None
 
     def restrict(self, catalogue: Catalogue) -> Automaton:
@@ -191,17 +193,36 @@ class Automaton:
         """The lexer's state before a lexeme."""
         key = (stack.state, stack.environment)
         if key not in self._lexer_starts:
-            self._lexer_starts[key] = self.dfa.start(self.nfa_starts(stack))
+            named = (self.tables.allowed(stack.state) | self.ignored) & self._scopes.terminals
+            starts = [self._names_start(terminal, stack.environment) for terminal in named]
+            self._lexer_starts[key] = self.dfa.union([self._plain_start(stack.state), *starts])
         return self._lexer_starts[key]
+
+    def _plain_start(self, state: int) -> int:
+        """The lexer's state before a lexeme that is no name of the catalogue."""
+        if state not in self._plain_starts:
+            terminals = (self.tables.allowed(state) | self.ignored) - self._scopes.terminals
+            self._plain_starts[state] = self.dfa.start(self._starts(n for t in terminals for n in self.patterns_of(t)))
+        return self._plain_starts[state]
+
+    def _names_start(self, terminal: str, environment: int) -> int:
+        """The lexer's state before one of the names that a terminal may spell in an environment."""
+        key = self._scopes.key(environment, terminal)
+        if key not in self._names_starts:
+            self._names_starts[key] = self.dfa.start(self._starts(self._scope_of(environment, terminal)))
+        return self._names_starts[key]
+
+    def _starts(self, patterns: Iterable[int]) -> list[int]:
+        return [self.patterns[n].start for n in patterns]
 
     def nfa_starts(self, stack: Stack) -> list[int]:
         """States of the NFA in which the patterns begin that may come next."""
         terminals = self.tables.allowed(stack.state) | self.ignored
-        return [self.patterns[n].start for t in terminals for n in self._allowed(t, stack.environment)]
+        return self._starts(n for t in terminals for n in self._allowed(t, stack.environment))
 
     def terminal_start(self, terminal: str) -> int:
         """The lexer's state before a lexeme of one terminal, whatever may be bound."""
-        return self.dfa.start(self.patterns[n].start for n in self._by_terminal[terminal])
+        return self.dfa.start(self._starts(self._by_terminal[terminal]))
 
     def pattern_start(self, pattern: int) -> int:
         """The lexer's state before a lexeme of one pattern only."""

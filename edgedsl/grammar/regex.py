@@ -181,6 +181,7 @@ class Dfa:
         self._sets: list[tuple[int, ...]] = []
         self._ids: dict[tuple[int, ...], int] = {}
         self._alone: dict[int, int] = {}  # by state of the NFA: the state that begins with it alone
+        self._unions: dict[frozenset[int], int] = {}
         self._moves: list[tuple[dict[int, list[int]], list[tuple[int, int, int]]] | None] = []
         self._rows: dict[int, NDArray[np.int32]] = {}
         self._found_distances: dict[int, dict[int, float]] = {}
@@ -193,6 +194,34 @@ class Dfa:
     def start(self, states: Iterable[int]) -> int:
         """The state in which the patterns with these start states begin."""
         return self._state(states)
+
+    def union(self, states: Iterable[int]) -> int:
+        """The state in which the patterns of several states go on side by side.
+
+        What is known of large ones, as of a catalogue's names, is not worked out again.
+        """
+        parts = frozenset(state for state in states if self._sets[state])
+        if len(parts) == 1:
+            return next(iter(parts))
+        if parts not in self._unions:
+            self._unions[parts] = self._united(parts)
+        return self._unions[parts]
+
+    def _united(self, parts: frozenset[int]) -> int:
+        members = set().union(*(self._sets[part] for part in parts))
+        if any(self.accepts[part] for part in parts):  # one that matches may rule out others
+            return self._state(members)
+        state = self._add(tuple(sorted(members)))
+        if self._moves[state] is None:
+            single: dict[int, list[int]] = {}
+            wide = []
+            for part in parts:
+                narrow, ranges = self._moves_of(part)
+                for byte, targets in narrow.items():
+                    single[byte] = single[byte] + targets if byte in single else targets
+                wide += ranges
+            self._moves[state] = (single, wide)
+        return state
 
     def step(self, state: int, byte: int) -> int:
         """The state after one more byte; -1 where no pattern goes on."""
@@ -276,30 +305,32 @@ class Dfa:
         return self._alone[alone]
 
     def _state(self, states: Iterable[int]) -> int:
-        closure = set(states)
-        waiting = list(closure)
+        closure, empty = set(states), self._nfa.empty
+        waiting = [state for state in closure if empty[state]]  # few of many: names have none
         while waiting:
-            for target in self._nfa.empty[waiting.pop()]:
+            for target in empty[waiting.pop()]:
                 if target not in closure:
                     closure.add(target)
                     waiting.append(target)
+        owner, ranks, moves = self._nfa.owner, self.ranks, self._nfa.moves
+        finals = self._finals.keys() & closure
         # States without moves only pass on; dropping them makes equal states equal.
-        best = min((self.ranks[self._finals[s]] for s in closure if s in self._finals), default=math.inf)
-        key = tuple(
-            sorted(
-                s
-                for s in closure
-                if (self._nfa.moves[s] or s in self._finals) and self.ranks[self._nfa.owner[s]] <= best
-            )
-        )
-        if key not in self._ids:
-            self._ids[key] = len(self._sets)
-            self._sets.append(key)
+        members = finals.union(state for state in closure if moves[state])
+        if finals:
+            best = min(ranks[owner[state]] for state in finals)
+            members = {state for state in members if ranks[owner[state]] <= best}
+        return self._add(tuple(sorted(members)))
+
+    def _add(self, members: tuple[int, ...]) -> int:
+        """The number of the state with these states of the NFA, ascending."""
+        if members not in self._ids:
+            self._ids[members] = len(self._sets)
+            self._sets.append(members)
             self.moves.append({})
             self._moves.append(None)
-            self.accepts.append(tuple(sorted(self._finals[s] for s in key if s in self._finals)))
-            self.patterns.append(frozenset(self._nfa.owner[s] for s in key))
-        return self._ids[key]
+            self.accepts.append(tuple(sorted(map(self._finals.__getitem__, self._finals.keys() & members))))
+            self.patterns.append(frozenset(map(self._nfa.owner.__getitem__, members)))
+        return self._ids[members]
 
 
 def _nearest_ends(nfa: Nfa) -> tuple[list[float], list[tuple[int, int]]]:

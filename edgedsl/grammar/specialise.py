@@ -1,7 +1,7 @@
 """A grammar in which a catalogue entry restricts what may follow it, as a larger grammar without such conditions.
 
 ``call: FUNCTION "(" arguments ")"`` becomes one alternative for each group of functions that bind the same names, with
-copies of ``arguments`` in which only those names stand. llguidance reads the result.
+copies of ``arguments`` in which only those names stand. Engines that know no catalogue read the result.
 """
 
 from __future__ import annotations

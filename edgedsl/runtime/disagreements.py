@@ -71,7 +71,7 @@ class Disagreements:
         return error
 
     def _keep(self, folder: Path, grammar: Grammar, text: str, token_ids: Sequence[int]) -> None:
-        digest = _sha256(grammar.decoding_source)
+        digest = _sha256(grammar.source)
         path = folder / f"{_sha256(f'{digest} {list(token_ids)}')[:16]}.json"  # the same case is kept once
         if not path.exists() and sum(1 for _ in folder.glob("*.json")) < MAX_FILES:
             atomic.write_json(path, _case(grammar, digest, text, token_ids))
@@ -88,7 +88,6 @@ def _case(grammar: Grammar, digest: str, text: str, token_ids: Sequence[int]) ->
             "name": grammar.name,
             "sha256": digest,
             "source": grammar.source,
-            "decoding_source": grammar.decoding_source,
         },
         "versions": {
             "edgedsl": __version__,

@@ -146,7 +146,8 @@ class _Check:
 
     def _dynamic(self, grammar: Grammar, structure: Structure, prefixes: Prefixes) -> None:
         started = time.perf_counter()
-        compiled = self._attempt("does not compile with these tokens", lambda: self._tokens.compile(grammar))
+        written = grammar.with_written_scopes()  # what the walks meet is then what may come
+        compiled = self._attempt("does not compile with these tokens", lambda: self._tokens.compile(written))
         if compiled is None:
             return
         self._facts["compile_ms"] = _ms(started)

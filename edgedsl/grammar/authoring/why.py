@@ -62,7 +62,7 @@ def explain(grammar: Grammar, tokens: TokenSet, text: str) -> Explanation:
 class _Walk:
     def __init__(self, grammar: Grammar, tokens: TokenSet) -> None:
         self._grammar = grammar
-        self._compiled: CompiledGrammar = tokens.compile(grammar)
+        self._compiled: CompiledGrammar = tokens.compile(grammar.with_written_scopes())
         self._automaton = self._compiled.planner.automaton
         self._token_bytes = self._compiled.planner.vocabulary.token_bytes
         self._structure = Structure(grammar.source, grammar.name)
