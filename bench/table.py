@@ -22,8 +22,8 @@ from edgedsl.evaluation.record import RESULT_SCHEMA
 
 BY_GRAMMAR = "by-grammar"
 KINDS = (
-    "quality", "hops", "recipes", "budget", "generations", "latency", "streams", "masks", "catalogues", "drafts",
-    "heads", "bandwidth", "peers", "cuda",
+    "quality", "hops", "recipes", "budget", "generations", "guarantee", "latency", "streams", "masks", "catalogues",
+    "drafts", "heads", "bandwidth", "peers", "cuda",
 )  # fmt: skip
 CAPTION = ("model", "grammar", "cpu", "command")
 _NAME = re.compile(r"[a-z0-9.-]+_[a-z0-9.-]+_\d{6}\.json")
@@ -38,6 +38,7 @@ _TITLES = {
     "tokenizer_ms": "tokenizer, ms", "compile_ms": "compile, ms", "compile_ms_max": "longest, ms",
     "start_us_p50": "start p50, µs", "propose_us_p50": "proposal p50, µs", "propose_us_p95": "p95, µs",
     "tokens_per_call_unseen": "unseen targets",
+    "guarantee_share": "share of an answer's time", "guarantee_us_token": "µs a token",
     "read_ms": "read by Lark, ms", "subset_ms_p50": "part of 20 p50, ms", "subset_ms_max": "longest, ms",
     "memory_bytes": "memory", "model_bytes": "graph and weights", "drafts_change_share": "drafts change",
     "head_bytes": "head", "one_token_ms_p50": "one token p50, ms",

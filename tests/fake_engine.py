@@ -6,7 +6,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from edgedsl.errors import GenerationError, PromptTooLong
 from edgedsl.runtime.sampling import SamplingParams
@@ -29,6 +29,7 @@ class FakeEngine:
         self.seen: list[tuple[str, SamplingParams]] = []
         self.cancelled: list[str] = []
         self.threads: set[str] = set()
+        self.num_idle_steps = self.idle_steps = 0
 
     def generate(
         self,
@@ -60,6 +61,11 @@ class FakeEngine:
             if word == "fail":
                 raise GenerationError("the grammar engine failed or met a limit; the program was discarded")
         return self._completion(text, "stop" if text == PROGRAM else "length")
+
+    def idle_work(self) -> Iterator[None]:
+        for _ in range(self.num_idle_steps):
+            self.idle_steps += 1
+            yield
 
     def _wait(self, is_cancelled: Callable[[], bool] | None) -> None:
         while not self.release.wait(0.005):

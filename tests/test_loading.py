@@ -15,7 +15,7 @@ from edgedsl import token_bytes
 from edgedsl.bundle.manifest import open_bundle, write_manifest
 from edgedsl.errors import BundleError, EngineLimitError, ModelError
 from edgedsl.grammar import Grammar, Matcher, lark_tables
-from edgedsl.runtime import loading
+from edgedsl.runtime import loading, warm_up
 
 
 @pytest.fixture
@@ -65,15 +65,33 @@ def test_dev_programs_may_hold_anything(monkeypatch: pytest.MonkeyPatch, caplog:
     tokenizer = tiny_tokenizer()
     end = tokenizer.encode_plain(";")[0]
     compiled = Grammar("start: WORD\nWORD: /[a-z]+/\n%ignore /;/\n", name="words").compile(tokenizer, [end])
-    loading._warm_up(compiled, tokenizer, ["ab;ab", "AB", "", "a" * 1_000_000])
+    warm_up.warm_up(compiled, tokenizer, ["ab;ab", "AB", "", "a" * 1_000_000])
     assert not caplog.records
 
     def fail(*_: object) -> None:
         raise EngineLimitError("a limit")
 
     monkeypatch.setattr(Matcher, "catch_up", fail)
-    loading._warm_up(compiled, tokenizer, ["abcde"])
+    warm_up.warm_up(compiled, tokenizer, ["abcde"])
     assert "the warm-up failed" in caplog.text
+
+
+def test_idle_work_leaves_no_question_about_training_programs(
+    tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loading, "AT_LOAD", 0)
+    engine = edgedsl.load(tiny_bundle, num_threads=1)
+    assert engine.drafts and engine.drafts.neighbours
+    programs = list(engine.drafts.neighbours.programs(100))
+    asked: list[list[int]] = []
+    count_accepted = Matcher.count_accepted
+    monkeypatch.setattr(Matcher, "count_accepted", lambda self, ids: asked.append(ids) or count_accepted(self, ids))
+    assert len(list(engine.idle_work())) == len(programs) > 1
+    assert asked
+    asked.clear()
+    for program in programs:
+        warm_up.walk(engine.compiled, program)
+    assert not asked
 
 
 @pytest.mark.parametrize("name", [token_bytes.FILE_NAME, lark_tables.FILE_NAME, loading.DEV_FILE])

@@ -51,6 +51,13 @@ def test_votes_are_the_cosines(tmp_path: Path, rows: Rows, sentence: list[int]) 
     assert found == pytest.approx(likeness(rows, sentence), rel=1e-4)
 
 
+def test_programs_are_spread_over_all_of_them(tmp_path: Path) -> None:
+    index = build(tmp_path, [([n], [n]) for n in range(10)])
+    assert list(index.programs(100)) == [[n] for n in range(10)]
+    assert list(index.programs(4)) == [[0], [3], [6], [9]]
+    assert list(index.programs(1)) == [[0]]
+
+
 def test_the_best_come_first_and_no_more_than_asked_for(tmp_path: Path) -> None:
     index = build(tmp_path, [*ROWS, *(([20 + n], [n]) for n in range(12))])
     assert [found.token_ids for found in index.nearest([1, 9], 100)] == [[7], [5, 6]]

@@ -6,6 +6,7 @@ import asyncio
 import gc
 import socket
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,35 @@ def test_full_queue_is_503_with_retry_after() -> None:
 
     talk(scenario, engine, max_queue=2)
     assert "one too many" not in [sentence for sentence, _ in engine.seen]
+
+
+def test_idle_work_goes_on_between_requests_and_ends_with_the_queue() -> None:
+    engine = FakeEngine()
+    engine.num_idle_steps = 1 << 60
+
+    async def scenario(client: httpx.AsyncClient) -> None:
+        for _ in range(3):
+            before = engine.idle_steps
+            assert (await client.post(URL, json=body())).status_code == 200
+            until(lambda: engine.idle_steps > before)  # noqa: B023  asked before the next round
+
+    talk(scenario, engine)
+
+
+def test_idle_work_that_fails_is_the_last_of_it(caplog: pytest.LogCaptureFixture) -> None:
+    engine = FakeEngine()
+
+    def failing() -> Iterator[None]:
+        yield
+        raise ZeroDivisionError("secret")
+
+    engine.idle_work = failing  # type: ignore[method-assign]
+
+    async def scenario(client: httpx.AsyncClient) -> list[int]:
+        return [(await client.post(URL, json=body())).status_code for _ in range(3)]
+
+    assert talk(scenario, engine) == [200] * 3
+    assert [record.message for record in caplog.records] == ["work while idle failed: ZeroDivisionError"]
 
 
 def test_queue_of_length_zero_takes_one_after_the_other() -> None:

@@ -150,14 +150,20 @@ def names_of(program: str) -> tuple[str, str, str]:
     return found[1] or "", found[2] or "", found[3]
 
 
+def called(program: str) -> str:
+    """Function or device; what the program says is free."""
+    function, device, _ = names_of(program)
+    return function or device
+
+
 # --- what comes out ---
 
 
 def test_two_keys_get_different_programs(tmp_path: Path, engine: SmallEngine) -> None:
     keys = two(tmp_path)
     mail, maps, anything = (programs(keys, engine, key) for key in (MAIL_KEY, MAP_KEY, KEY))
-    assert all("com.mail" in text and "map" not in text for text in mail)
-    assert all("map" in text and "mail" not in text for text in maps)
+    assert all("com.mail" in text and "map" not in text for text in map(called, mail))
+    assert all("map" in text and "mail" not in text for text in map(called, maps))
     assert any("mail" in text for text in anything)
     assert any("map" in text for text in anything)
 

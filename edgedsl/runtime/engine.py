@@ -25,6 +25,7 @@ from edgedsl.runtime.ngrams import FILE_NAME as NGRAMS_FILE
 from edgedsl.runtime.rows import DeviceRow, Row, best_token
 from edgedsl.runtime.sampling import SamplingParams
 from edgedsl.runtime.sequence import Completion, Sequence
+from edgedsl.runtime.warm_up import WHILE_IDLE, walk
 from edgedsl.tokenizer import Tokenizer
 
 _WARM_UP_TOKENS = 64
@@ -177,6 +178,13 @@ class Engine:
             self.generate(sentence, params)
         except (GenerationError, RequestError) as exc:  # a request will say so again
             _log.warning("the warm-up failed: %s", exc.message)
+
+    def idle_work(self) -> Iterator[None]:
+        """Work for while nothing is asked, a millisecond a step: training programs, which requests will be like."""
+        index = self.drafts.neighbours if self.drafts else None
+        for token_ids in index.programs(WHILE_IDLE) if index else ():
+            walk(self.compiled, token_ids)
+            yield
 
     def sequence(self, sentence: str, params: SamplingParams, compiled: CompiledGrammar | None) -> Sequence:
         """A request that was checked; the model did not run yet. Arguments and errors as for :meth:`generate`."""

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
-import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,21 +12,17 @@ from pathlib import Path
 
 from edgedsl import token_bytes
 from edgedsl.bundle.manifest import Bundle, check_hashes, open_bundle, weights
-from edgedsl.errors import BundleError, GenerationError
+from edgedsl.errors import BundleError
 from edgedsl.grammar import CompiledGrammar, Grammar, lark_tables
-from edgedsl.grammar.guard import BudgetGuard
 from edgedsl.prompt import PromptTemplate
 from edgedsl.runtime.calibration import kept_calibration, open_decoder
 from edgedsl.runtime.call_costs import CallCosts
 from edgedsl.runtime.decoder import Decoder
 from edgedsl.runtime.prefix import open_prefix
+from edgedsl.runtime.warm_up import AT_LOAD, warm_up
 from edgedsl.tokenizer import Tokenizer
 
-_log = logging.getLogger(__name__)
 DEV_FILE = "eval/dev.json"  # a list of objects with prompt and target
-_ENOUGH = 1 << 20  # tokens: no budget
-_MAX_WARM_UP_CHARS = 2_000  # of a program: tokens and positions of longer ones say nothing new
-NUM_WARM_UP = 64  # programs; enough for most of a lexer's states
 
 
 @dataclass(frozen=True)
@@ -67,7 +62,7 @@ def open_parts(path: Path, execution_provider: str, num_threads: int, captures_g
         prefix = open_prefix(bundle, tokenizer, template)
         dev = _dev_pairs(bundle)
         compiled = _compile(bundle, tokenizer, template)
-        _warm_up(compiled, tokenizer, [program for _, program in dev[:NUM_WARM_UP]])
+        warm_up(compiled, tokenizer, [program for _, program in dev[:AT_LOAD]])
         gc.collect()  # while ONNX Runtime still works; put off, it would hold up a request
         hashing.result()
         found = opening.result() if opening else None
@@ -112,27 +107,6 @@ def _dev_pairs(bundle: Bundle) -> list[tuple[str, str]]:
     except (OSError, ValueError, TypeError, KeyError, RecursionError) as exc:
         raise BundleError(f"'{path}' is malformed: {exc}", hint="export the bundle again") from exc
     return pairs
-
-
-def _warm_up(compiled: CompiledGrammar, tokenizer: Tokenizer, programs: Iterable[str]) -> None:
-    """Both engines are built as far as they are walked: done now, the first request need not."""
-    for program in programs:
-        if len(program) > _MAX_WARM_UP_CHARS:
-            continue
-        compiled.grammar.accepts(program)
-        try:
-            _walk(compiled, tokenizer.encode_plain(program))
-        except GenerationError as exc:  # a request will say so again
-            _log.warning("the warm-up failed: %s", exc.message)
-
-
-def _walk(compiled: CompiledGrammar, token_ids: Iterable[int]) -> None:
-    matcher = compiled.matcher()
-    guard = BudgetGuard(compiled, matcher)
-    for token_id in token_ids:
-        if token_id in compiled.end_token_ids or not guard.permits(token_id, _ENOUGH):
-            return
-        guard.consume(token_id)
 
 
 def _if_there(bundle: Bundle, name: str) -> Path | None:

@@ -7,7 +7,7 @@ from, not the context alone. Likeness is the cosine of the two sets of tokens, e
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -116,6 +116,12 @@ class NeighbourIndex:
                     program = fit(self._sentence(row), program)
                 votes[tuple(program)] = votes.get(tuple(program), 0.0) + vote
         return [Neighbour(list(program), vote) for program, vote in votes.items()]
+
+    def programs(self, most: int) -> Iterator[list[int]]:
+        """The tokens of training programs: at most so many, evenly spaced."""
+        num_targets = len(self._target_starts) - 1
+        for target in range(0, num_targets, -(-num_targets // most)):
+            yield self._target(target)
 
     def _scores(self, sentence_token_ids: Iterable[int]) -> NDArray[np.float32]:
         """[rows] the cosine, but for a factor that is the same for all."""

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
 from edgedsl._version import __version__
@@ -17,6 +18,8 @@ from edgedsl.runtime.sequence import Completion
 from edgedsl.serving.runner import Generator, OneAtATime, Runner, Running
 
 State = Literal["loading", "ready", "draining", "failed"]
+_log = logging.getLogger(__name__)
+_DONE = object()
 
 
 class Job:
@@ -162,16 +165,30 @@ class EngineQueue:
         finally:
             self.loaded.set()
         jobs: dict[Running, Job] = {}
-        while self._has_jobs():
+        idle_work = engine.idle_work()
+        while self._has_jobs(idle_work):
             self._admit(runner, jobs)
             for ended in runner.step():
                 self._end(jobs.pop(ended), ended.outcome)
 
-    def _has_jobs(self) -> bool:
-        """Waits for one; False when the queue was closed and none is left."""
+    def _has_jobs(self, idle_work: Iterator[None]) -> bool:
+        """Waits for one, and works meanwhile; False when the queue was closed and none is left."""
+        while not self._is_wanted() and self._goes_on(idle_work):
+            pass
         with self._changed:
-            self._changed.wait_for(lambda: self._waiting or self._running or self._is_closed)
+            self._changed.wait_for(self._is_wanted)
             return bool(self._waiting or self._running)
+
+    def _is_wanted(self) -> bool:
+        return bool(self._waiting or self._running or self._is_closed)
+
+    def _goes_on(self, idle_work: Iterator[None]) -> bool:
+        """Do one step; what fails is work that nobody asked for, and the last of it."""
+        try:
+            return next(idle_work, _DONE) is not _DONE
+        except BaseException as exc:  # a panic of a Rust library is no Exception
+            _log.warning("work while idle failed: %s", type(exc).__name__)
+            return False
 
     def _admit(self, runner: Runner, jobs: dict[Running, Job]) -> None:
         """Start jobs while there is room; those that run wait no longer than for as many prompts."""

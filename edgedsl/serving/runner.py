@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -32,6 +32,10 @@ class Generator(Protocol):
         is_cancelled: Callable[[], bool] | None = None,
     ) -> Completion:
         """One generation at a time."""
+        ...
+
+    def idle_work(self) -> Iterator[None]:
+        """Short steps of work for while nothing is asked."""
         ...
 
 

@@ -1,0 +1,131 @@
+"""What the guarantee costs: the time of masks, budget check and grammar engines in answers whose budget is never near.
+
+Run ``python -m edgedsl.bench.guarantee --bundle BUNDLE --pairs PAIRS --num-rows N --output FILE``. The first round
+follows a load, the second one knows every position; a third one follows another load and the work that a server does
+while it is idle. Then new processes ask one sentence several times: what does the first request pay.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+from edgedsl.bench.command import at_least, run
+from edgedsl.data.pairs import read_pairs, spread
+from edgedsl.evaluation.progress import track
+from edgedsl.evaluation.record import busy_caveat, describe, load_average
+from edgedsl.grammar import BudgetGuard, CompiledGrammar
+from edgedsl.runtime.engine import Engine
+from edgedsl.runtime.sampling import SamplingParams
+
+_PARAMS = SamplingParams(max_tokens=256)
+_NUM_LATER = 6  # requests beside the first one
+_GUARDED = ("choose", "permits", "consume", "is_over", "is_whole")
+
+
+class Clock:
+    """The seconds inside of methods; those of one inside another count once."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self._is_running = False
+
+    def timed(self, method: Callable[..., Any]) -> Callable[..., Any]:
+        """The method with its time added."""
+
+        def timed(*arguments: Any, **keywords: Any) -> Any:
+            if self._is_running:
+                return method(*arguments, **keywords)
+            self._is_running, started = True, time.perf_counter()
+            try:
+                return method(*arguments, **keywords)
+            finally:
+                self.seconds += time.perf_counter() - started
+                self._is_running = False
+
+        return timed
+
+
+def measure(engine: Engine, sentences: Sequence[str], title: str) -> dict[str, Any]:
+    """One round of answers: the share of their time that went into the guarantee."""
+    clock = Clock()
+    guarded = {name: clock.timed(getattr(BudgetGuard, name)) for name in _GUARDED}
+    matcher = clock.timed(CompiledGrammar.matcher)
+    with patch.multiple(BudgetGuard, **guarded), patch.object(CompiledGrammar, "matcher", matcher):
+        answers = [engine.generate(sentence, _PARAMS) for sentence in track(sentences, title)]
+    spent_ms = sum(answer.timings.e2el_ms for answer in answers)
+    return {
+        "round": title,
+        "rows": len(answers),
+        "guarantee_share": round(1000 * clock.seconds / spent_ms, 5),
+        "guarantee_us_token": round(1e6 * clock.seconds / sum(answer.completion_tokens for answer in answers), 1),
+        "e2el_ms_p50": round(statistics.median(answer.timings.e2el_ms for answer in answers), 1),
+    }
+
+
+def first_request_ms(bundle: Path, sentence: str, num_threads: int) -> float:
+    """What the first request after a load takes more than the median of the next; to be asked in a new process."""
+    engine = Engine.from_bundle(bundle, num_threads=num_threads)
+    first, *later = (engine.generate(sentence, _PARAMS).timings.e2el_ms for _ in range(1 + _NUM_LATER))
+    return first - statistics.median(later)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Command line; returns the exit code."""
+    parser = argparse.ArgumentParser(description="Measure what masks, budget check and grammar engines cost.")
+    parser.add_argument("--bundle", type=Path, required=True, help="bundle folder")
+    parser.add_argument("--pairs", type=Path, required=True, help="pairs whose sentences are asked")
+    parser.add_argument(
+        "--num-rows", type=at_least(1), default=None, help="pairs to take, evenly spaced (default: all)"
+    )
+    parser.add_argument("--num-loads", type=at_least(1), default=5, help="new processes for the first request")
+    parser.add_argument(
+        "--num-threads", type=at_least(0), default=0, help="threads of a model call; 0 takes every core"
+    )
+    return run(parser, arguments, _record)
+
+
+def _record(options: argparse.Namespace) -> dict[str, Any]:
+    load = load_average()
+    sentences = [pair.prompt for pair in spread(read_pairs(options.pairs), options.num_rows)]
+    engine = Engine.from_bundle(options.bundle, num_threads=options.num_threads)
+    rows = [measure(engine, sentences, title) for title in ("after a load", "again")]
+    idle = Engine.from_bundle(options.bundle, num_threads=options.num_threads)
+    num_walked = sum(1 for _ in idle.idle_work())
+    rows.append(measure(idle, sentences, "after a load and idle work"))
+    first = _first_requests(options, sentences[0])
+    command = f"python -m edgedsl.bench.guarantee --pairs {options.pairs.name} --num-rows {len(sentences)}"
+    return {
+        **describe(engine, options.bundle, command),
+        "kind": "guarantee",
+        "title": f"What the guarantee costs in answers of {engine.name}",
+        "caveats": [
+            f"The first request of {len(first)} new processes took {min(first):.1f} to {max(first):.1f} ms (median "
+            f"{statistics.median(first):.1f}) more than the median of the next {_NUM_LATER} with the same sentence.",
+            f"Idle work: {num_walked} training programs.",
+            *busy_caveat(load),
+        ],
+        "load_average": load,
+        "first_request_ms": [round(value, 2) for value in first],
+        "rows": rows,
+    }
+
+
+def _first_requests(options: argparse.Namespace, sentence: str) -> list[float]:
+    new = multiprocessing.get_context("spawn")
+    found = []
+    for _ in track(range(options.num_loads), "first requests"):
+        with new.Pool(1) as process:
+            found.append(process.apply(first_request_ms, (options.bundle, sentence, options.num_threads)))
+    return found
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,41 @@
+"""Programs walked through the grammar before anyone asks for them.
+
+Both engines are built as far as they are walked, and what they say of a position is kept: a request that comes by there
+finds it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+
+from edgedsl.errors import GenerationError
+from edgedsl.grammar import BudgetGuard, CompiledGrammar
+from edgedsl.tokenizer import Tokenizer
+
+_log = logging.getLogger(__name__)
+_ENOUGH = 1 << 20  # tokens: no budget
+_MAX_CHARS = 2_000  # of a program: tokens and positions of longer ones say nothing new
+AT_LOAD = 64  # programs; enough for most of a lexer's states
+WHILE_IDLE = 512  # programs; what more of them bring is little
+
+
+def warm_up(compiled: CompiledGrammar, tokenizer: Tokenizer, programs: Iterable[str]) -> None:
+    """Walk texts, of any kind; Lark's parser is warmed too."""
+    for program in programs:
+        if len(program) <= _MAX_CHARS:
+            compiled.grammar.accepts(program)
+            walk(compiled, tokenizer.encode_plain(program))
+
+
+def walk(compiled: CompiledGrammar, token_ids: Iterable[int]) -> None:
+    """Walk along tokens as far as they are legal; they may hold anything."""
+    guard = BudgetGuard(compiled, compiled.matcher())
+    try:
+        for token_id in token_ids:
+            if token_id in compiled.end_token_ids or not guard.permits(token_id, _ENOUGH):
+                return
+            guard.consume(token_id)
+        guard.is_over()
+    except GenerationError as exc:  # a request will say so again
+        _log.warning("the warm-up failed: %s", exc.message)
