@@ -56,7 +56,7 @@ class Clock:
 def measure(engine: Engine, sentences: Sequence[str], title: str) -> dict[str, Any]:
     """One round of answers: the share of their time that went into the guarantee."""
     clock = Clock()
-    guarded = {name: clock.timed(getattr(BudgetGuard, name)) for name in _GUARDED}
+    guarded: dict[str, Any] = {name: clock.timed(getattr(BudgetGuard, name)) for name in _GUARDED}
     matcher = clock.timed(CompiledGrammar.matcher)
     with patch.multiple(BudgetGuard, **guarded), patch.object(CompiledGrammar, "matcher", matcher):
         answers = [engine.generate(sentence, _PARAMS) for sentence in track(sentences, title)]
