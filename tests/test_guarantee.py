@@ -64,6 +64,12 @@ def test_time_in_the_guard_is_the_share(monkeypatch: pytest.MonkeyPatch) -> None
     )  # ends are asked too
 
 
+def test_the_first_request_is_compared_with_the_same_sentence_later_on() -> None:
+    assert guarantee.penalty([10.0, 4.0, 5.0, 9.0], 0) == 5.0
+    assert guarantee.penalty([10.0, 4.0, 5.0, 9.0], 1) == -5.0
+    assert guarantee.penalty([10.0], 0) == 0.0
+
+
 def test_command_writes_a_result_that_the_table_shows(
     tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
