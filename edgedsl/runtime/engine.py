@@ -25,7 +25,7 @@ from edgedsl.runtime.ngrams import FILE_NAME as NGRAMS_FILE
 from edgedsl.runtime.rows import DeviceRow, Row, best_token
 from edgedsl.runtime.sampling import SamplingParams
 from edgedsl.runtime.sequence import Completion, Sequence
-from edgedsl.runtime.warm_up import WHILE_IDLE, walk
+from edgedsl.runtime.warm_up import IDLE_TOKENS, WHILE_IDLE, walk
 from edgedsl.tokenizer import Tokenizer
 
 _WARM_UP_TOKENS = 64
@@ -183,7 +183,7 @@ class Engine:
         """Work for while nothing is asked, a millisecond a step: training programs, which requests will be like."""
         index = self.drafts.neighbours if self.drafts else None
         for token_ids in index.programs(WHILE_IDLE) if index else ():
-            walk(self.compiled, token_ids)
+            walk(self.compiled, token_ids[:IDLE_TOKENS])
             yield
 
     def sequence(self, sentence: str, params: SamplingParams, compiled: CompiledGrammar | None) -> Sequence:

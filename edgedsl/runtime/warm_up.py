@@ -18,6 +18,7 @@ _ENOUGH = 1 << 20  # tokens: no budget
 _MAX_CHARS = 2_000  # of a program: tokens and positions of longer ones say nothing new
 AT_LOAD = 64  # programs; enough for most of a lexer's states
 WHILE_IDLE = 512  # programs; what more of them bring is little
+IDLE_TOKENS = 128  # of a program: a request may be waiting
 
 
 def warm_up(compiled: CompiledGrammar, tokenizer: Tokenizer, programs: Iterable[str]) -> None:
