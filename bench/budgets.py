@@ -20,6 +20,7 @@ from edgedsl.data.pairs import Pair, read_pairs, spread
 from edgedsl.evaluation.metrics import exact_match, parse_rate
 from edgedsl.evaluation.progress import track
 from edgedsl.evaluation.record import busy_caveat, describe, load_average
+from edgedsl.grammar import Grammar
 from edgedsl.runtime.engine import Engine
 from edgedsl.runtime.sampling import SamplingParams
 
@@ -64,12 +65,18 @@ def _row(engine: Engine, share: float, answers: Sequence[Budgeted]) -> dict[str,
         "rows": len(answers),
         "parse_rate": parse_rate(steered, engine.grammar),
         "over_budget": sum(answer.num_tokens > answer.budget for answer in answers),
+        "invented_names": sum(_invented(engine.grammar, text) for text in steered if engine.grammar.accepts(text)),
         "exact_match": exact_match(steered, targets),
         "similarity": round(sum(map(similarity, steered, targets)) / len(answers), 4),
         "cut_parse_rate": parse_rate(cut, engine.grammar),
         "cut_exact_match": exact_match(cut, targets),
         "cut_similarity": round(sum(map(similarity, cut, targets)) / len(answers), 4),
     }
+
+
+def _invented(grammar: Grammar, program: str) -> int:
+    """Names in a program that the grammar's catalogue does not have."""
+    return len(grammar.catalogue.invented(grammar.tokens(program))) if grammar.catalogue else 0
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -97,6 +97,10 @@ class Catalogue:
         """Number of entries that bind names."""
         return _num_scopes(self.names)
 
+    def invented(self, tokens: Iterable[tuple[str, str]]) -> list[str]:
+        """Texts of tokens (terminal, text) that spell a bound terminal with a name which is not in the catalogue."""
+        return [text for terminal, text in tokens if text not in self.terminals.get(terminal, (text,))]
+
     def to_dict(self) -> dict[str, Any]:
         """Plain data for catalogue.json."""
         return _plain(self.names)

@@ -26,6 +26,7 @@ def test_steered_programs_parse_and_cut_ones_do_not(pairs: list[Pair]) -> None:
     whole, half = budgets.measure(engine, pairs, (1.0, 0.5))
     assert (whole["exact_match"], whole["cut_exact_match"], whole["similarity"]) == (1.0, 1.0, 1.0)
     assert (half["parse_rate"], half["over_budget"], half["exact_match"]) == (1.0, 0, 0.0)
+    assert (whole["invented_names"], half["invented_names"]) == (0, 0)
     assert half["cut_parse_rate"] == 0.0
     assert 0 < half["similarity"] < 1
     assert half["budget"] == "50% of the reference"

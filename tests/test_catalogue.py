@@ -27,6 +27,12 @@ def test_read_and_written_alike(tmp_path: Path) -> None:
     assert catalogue.to_dict() == document
 
 
+def test_invented_names_are_those_of_bound_terminals_that_it_does_not_have() -> None:
+    catalogue = Catalogue.from_lists({"CITY": ["Rome", "Oslo"]})
+    tokens = [("CITY", "Rome"), ("CITY", "Roma"), ("WORD", "Roma"), ('"to"', "to"), ("CITY", "Roma")]
+    assert catalogue.invented(tokens) == ["Roma", "Roma"]
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [

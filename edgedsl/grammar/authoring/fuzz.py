@@ -137,10 +137,7 @@ class Fuzzer:
             self._fail(f"{request}: the catalogue does not have {', '.join(invented)}: {text!r}")
 
     def _invented(self, text: str) -> list[str]:
-        names = self.catalogue.terminals if self.catalogue else {}
-        return [
-            spelled for terminal, spelled in self.grammar.tokens(text) if spelled not in names.get(terminal, [spelled])
-        ]
+        return self.catalogue.invented(self.grammar.tokens(text)) if self.catalogue else []
 
     def _fail(self, what: str) -> None:
         if len(self.failures) < _LISTED:
