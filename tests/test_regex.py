@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from edgedsl.errors import GrammarError
 from edgedsl.grammar.code_points import utf8_ranges
-from edgedsl.grammar.regex import Dfa, Nfa
+from edgedsl.grammar.dfa import Dfa
+from edgedsl.grammar.regex import Nfa
 
 PATTERNS = [
     r'"([^"\\\x00-\x1f\x7f]|\\["\\])*"',

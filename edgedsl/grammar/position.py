@@ -16,9 +16,10 @@ from lark import Lark
 from lark.lexer import PatternStr, TerminalDef
 
 from edgedsl.catalogue import Catalogue
+from edgedsl.grammar.dfa import Dfa
 from edgedsl.grammar.lalr import Stack, Tables
 from edgedsl.grammar.node import Node
-from edgedsl.grammar.regex import Dfa, Nfa
+from edgedsl.grammar.regex import Nfa
 from edgedsl.grammar.scopes import Scopes
 
 EMPTY = -1

@@ -7,7 +7,8 @@ from functools import partial
 
 from lark.lexer import TerminalDef
 
-from edgedsl.grammar.regex import Dfa, Nfa
+from edgedsl.grammar.dfa import Dfa
+from edgedsl.grammar.regex import Nfa
 from edgedsl.grammar.vocabulary import Vocabulary
 
 # Bytes of look-ahead by which states are told apart. A repeat of up to 100 characters has 100 states; all but the last

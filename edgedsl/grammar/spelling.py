@@ -6,9 +6,9 @@ import heapq
 import math
 from collections.abc import Iterable, Iterator
 
+from edgedsl.grammar.dfa import PLAIN_LETTER
 from edgedsl.grammar.lalr import Costs, Stack
 from edgedsl.grammar.position import EMPTY, Automaton, Position
-from edgedsl.grammar.regex import PLAIN_LETTER
 from edgedsl.grammar.vocabulary import Vocabulary
 
 _BYTES_PER_TOKEN = 2  # a guess that only orders a search

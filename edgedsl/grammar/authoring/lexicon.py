@@ -8,7 +8,8 @@ from typing import TypeVar
 
 from lark.lexer import TerminalDef
 
-from edgedsl.grammar.regex import Dfa, Nfa
+from edgedsl.grammar.dfa import Dfa
+from edgedsl.grammar.regex import Nfa
 
 Node = TypeVar("Node", bound=Hashable)
 

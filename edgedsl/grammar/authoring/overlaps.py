@@ -14,9 +14,9 @@ from edgedsl.grammar.authoring.findings import WARNING, Finding
 from edgedsl.grammar.authoring.prefixes import Prefixes, shortest_paths
 from edgedsl.grammar.authoring.refusal import shorten
 from edgedsl.grammar.authoring.structure import Structure
+from edgedsl.grammar.dfa import Dfa
 from edgedsl.grammar.lalr import Stack, Tables
 from edgedsl.grammar.position import Automaton
-from edgedsl.grammar.regex import Dfa
 
 _MAX_STATES = 10_000
 _HINT = "take what follows into the terminal, or make the shorter one not match there"

@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 
 from edgedsl.errors import GenerationError
 from edgedsl.grammar.compiled import CompiledGrammar
+from edgedsl.grammar.dfa import Dfa
 from edgedsl.grammar.matcher import Matcher
 from edgedsl.grammar.position import Automaton, Position
-from edgedsl.grammar.regex import Dfa, Nfa
+from edgedsl.grammar.regex import Nfa
 from edgedsl.grammar.vocabulary import Vocabulary
 
 _DETOUR_EVERY = 5  # tokens of a program

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from edgedsl.grammar.dfa import Dfa
 from edgedsl.grammar.grammar import START, Grammar
 from edgedsl.grammar.lalr import END, Tables
-from edgedsl.grammar.regex import Dfa, Nfa
+from edgedsl.grammar.regex import Nfa
 
 _MAX_STATES = 2000
 
