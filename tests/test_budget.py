@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny import EOS_TOKEN, tiny_tokenizer
 
+from edgedsl.catalogue import Catalogue, bind
 from edgedsl.errors import GenerationError, GrammarError, MatcherError
 from edgedsl.grammar import BudgetGuard, CompiledGrammar, Grammar, Matcher, lalr
 from edgedsl.grammar.authoring.fuzz import Generation
@@ -165,6 +166,32 @@ def test_an_ending_has_a_word_that_is_one_token_with_the_blank_before_it() -> No
     assert begun is not None
     assert [planner.vocabulary.token_bytes[i] for i in planner.completion(begun) or []] == [b" a"]
     assert grammar.planner.enough_tokens == 2
+
+
+@pytest.mark.parametrize(
+    ("source", "names", "begun", "ending"),
+    [
+        # The nearest name in bytes has more tokens.
+        ('start: NAME ";"\n%declare NAME', {"NAME": ["abcd", "abefghij"]}, b"ab", [b"efghij", b";"]),
+        # What comes behind the nearest terminal has more tokens.
+        (
+            'start: HOUSE "(n=1);" | ROOM ";"\n%declare HOUSE ROOM',
+            {"HOUSE": ["abcd"], "ROOM": ["abcd.efghij"]},
+            b"ab",
+            [b"c", b"d", b".", b"efghij", b";"],
+        ),
+    ],
+)
+def test_an_ending_has_few_tokens_not_few_bytes(
+    source: str, names: dict[str, list[str]], begun: bytes, ending: list[bytes]
+) -> None:
+    tokenizer = tiny_tokenizer(["efghij"])
+    catalogue = Catalogue.from_lists(names)
+    grammar = Grammar(bind(source, catalogue), catalogue=catalogue)
+    planner = grammar.compile(tokenizer, [tokenizer.token_id(EOS_TOKEN)]).planner
+    position = planner.automaton.advance(planner.automaton.start(), begun)
+    assert position is not None
+    assert [planner.vocabulary.token_bytes[i] for i in planner.completion(position) or []] == ending
 
 
 def test_behind_a_whole_program_any_legal_token_is_what_would_come() -> None:

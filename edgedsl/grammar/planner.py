@@ -22,6 +22,7 @@ from edgedsl.grammar.vocabulary import Vocabulary
 
 # An ending that is a little too long is searched for a shorter one, this hard, where the lexer is this small.
 _MAX_EXCESS = 2
+_NUM_COMPARED = 3  # ways to end, cheap by a guess, of which the one of fewest tokens is taken
 _MAX_VISITS = 64
 _MAX_LEXER_STATES = 256
 Check = Callable[[list[int]], bool]
@@ -100,12 +101,20 @@ class Planner:
         """Tokens of a short ending, spelled; empty where the program may end here, None where none can be spelled."""
         if self.automaton.is_complete(position):
             return []
-        for text in self._spelling.texts(position):
-            reached = self.automaton.advance(position, text)
-            tokens = self.vocabulary.segment(text)
-            if tokens is not None and reached is not None and self.automaton.is_complete(reached):
-                return tokens
-        return None
+        found: list[int] | None = None
+        for number, texts in enumerate(self._spelling.ways(position), 1):
+            tokens = next(filter(None, (self._tokens_of(position, text) for text in texts)), None)
+            if tokens is not None and (found is None or len(tokens) < len(found)):
+                found = tokens
+            if found is not None and number >= _NUM_COMPARED:
+                break
+        return found
+
+    def _tokens_of(self, position: Position, text: bytes) -> list[int] | None:
+        """Tokens of a text, if it ends the program from here."""
+        reached = self.automaton.advance(position, text)
+        is_ending = reached is not None and self.automaton.is_complete(reached)
+        return self.vocabulary.segment(text) if is_ending else None
 
     def ending(self, position: Position, budget: int, is_ending: Check) -> list[int] | None:
         """An ending of at most ``budget`` tokens; None where none was found.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import itertools
 import math
 from collections.abc import Iterable, Iterator
 
@@ -46,19 +47,44 @@ class Spelling:
         self.costs = Costs(automaton.tables, "tokens", tokens)
         self._separators = [found[1] for name, found in self.lexemes.items() if name in automaton.ignored and found]
 
-    def texts(self, position: Position) -> Iterator[bytes]:
-        """Ways to end, spelled, the cheaper ones first."""
+    def ways(self, position: Position) -> Iterator[Iterator[bytes]]:
+        """Ways to end, the cheaper ones first by a guess: for each its spellings, of which one is as good as another.
+
+        What the begun lexeme becomes makes the way: of each terminal the pattern that misses the fewest tokens, then
+        the others.
+        """
         stack, lexeme = position
         if lexeme == EMPTY:
-            yield from self._tails(stack)
+            yield self._tails(stack)
             return
-        nearest = sorted(self.nearest(stack, lexeme), key=lambda way: way[0] + self.costs.missing(way[2]))
-        for _, pattern, after in [*nearest, *self._others(stack, lexeme)]:
-            for tail in self._tails(after):
-                for rest in self._rests(lexeme, pattern):
-                    text = self._join(stack, lexeme, rest, after, tail)
-                    if text is not None:
-                        yield text
+        options = [self._options(stack, lexeme, patterns) for patterns in self._automaton.distances(lexeme).values()]
+        best = sorted((min(found) for found in options if found), key=lambda way: way[0])
+        others = itertools.chain(*self._automaton.distances(lexeme).values())
+        for _, pattern in itertools.chain(best, others):
+            after = self._automaton.after(stack, pattern)
+            if after is not None:
+                yield self._texts(stack, lexeme, pattern, after)
+
+    def _options(self, stack: Stack, lexeme: int, patterns: Iterable[tuple[float, int]]) -> list[tuple[float, int]]:
+        """Some patterns of a terminal that may come here, the nearest ones by bytes: tokens to the end, number."""
+        found: list[tuple[float, int]] = []
+        for _, pattern in patterns:
+            after = self._automaton.after(stack, pattern)
+            if after is not None:
+                tokens = self._vocabulary.segment(self._automaton.dfa.rest(lexeme, pattern))
+                missing = math.inf if tokens is None else len(tokens)
+                found.append((missing + self.costs.missing(after), pattern))
+                if len(found) == _MAX_OPTIONS:
+                    break
+        return found
+
+    def _texts(self, stack: Stack, lexeme: int, pattern: int, after: Stack) -> Iterator[bytes]:
+        """Endings in which a begun lexeme becomes one of a pattern."""
+        for tail in self._tails(after):
+            for rest in self._rests(lexeme, pattern):
+                text = self._join(stack, lexeme, rest, after, tail)
+                if text is not None:
+                    yield text
 
     def nearest(self, stack: Stack, lexeme: int) -> Iterator[tuple[float, int, Stack]]:
         """For each terminal that the begun lexeme may become its nearest pattern: bytes to it, number, stack after it.
@@ -88,14 +114,6 @@ class Spelling:
         found = self._few_tokens[key]
         if found is not None:
             yield found[1]
-
-    def _others(self, stack: Stack, lexeme: int) -> Iterator[tuple[float, int, Stack]]:
-        """The patterns that are not the nearest of their terminal."""
-        for patterns in self._automaton.distances(lexeme).values():
-            for num_bytes, pattern in patterns:
-                after = self._automaton.after(stack, pattern)
-                if after is not None:
-                    yield num_bytes, pattern, after
 
     def _find_rest(self, start: int, patterns: list[int]) -> tuple[int, bytes] | None:
         """Best-first over tokens. Estimated by the bytes that are left, so not always the fewest, but soon found."""
