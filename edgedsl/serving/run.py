@@ -21,6 +21,7 @@ from edgedsl._version import __version__
 from edgedsl.config import GenerateSection, ServeSection
 from edgedsl.errors import ConfigError
 from edgedsl.runtime.sampling import SamplingParams
+from edgedsl.serving import heap
 from edgedsl.serving.app import create_app
 from edgedsl.serving.gate import KeyRing, check_exposure
 from edgedsl.serving.queue import EngineQueue
@@ -51,6 +52,7 @@ def serve(
         RequestError: a bundle that takes one request at a time, and several streams.
         EdgeDSLError: what ``load`` raised.
     """
+    heap.use_one_arena()
     keys = KeyRing.from_file(key_file) if key_file else None
     check_exposure(section.host, keys)
     prepared = _prepared(load, keys, defaults or GenerateSection())
@@ -77,6 +79,7 @@ def _prepared(
         engine = load()
         prepare(engine, keys or (), server)
         gc.freeze()  # all of it stays: the collector need not look through it during a request
+        heap.trim()
         return engine
 
     return prepared
