@@ -12,10 +12,9 @@ import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from edgedsl.bench.command import at_least, run
+from edgedsl.bench.command import add_bundle, run
 from edgedsl.data.pairs import Pair, read_pairs, spread
 from edgedsl.evaluation.metrics import exact_match, parse_rate
 from edgedsl.evaluation.progress import track
@@ -82,14 +81,7 @@ def _invented(grammar: Grammar, program: str) -> int:
 def main(arguments: list[str] | None = None) -> int:
     """Command line; returns the exit code."""
     parser = argparse.ArgumentParser(description="Measure programs at budgets below what they need.")
-    parser.add_argument("--bundle", type=Path, required=True, help="bundle folder")
-    parser.add_argument("--pairs", type=Path, required=True, help="pairs to measure")
-    parser.add_argument(
-        "--num-rows", type=at_least(1), default=None, help="pairs to take, evenly spaced (default: all)"
-    )
-    parser.add_argument(
-        "--num-threads", type=at_least(0), default=0, help="threads of a model call; 0 takes every core"
-    )
+    add_bundle(parser, "pairs to measure")
     return run(parser, arguments, _record)
 
 

@@ -25,6 +25,23 @@ def run(
     return exit_code(lambda: write_result(measure(options), options.output))
 
 
+def add_bundle(parser: argparse.ArgumentParser, pairs: str) -> None:
+    """Add ``--bundle``, ``--pairs`` (``pairs`` says what for), ``--num-rows`` and ``--num-threads``."""
+    parser.add_argument("--bundle", type=Path, required=True, help="bundle folder")
+    parser.add_argument("--pairs", type=Path, required=True, help=pairs)
+    parser.add_argument(
+        "--num-rows", type=at_least(1), default=None, help="pairs to take, evenly spaced (default: all)"
+    )
+    add_threads(parser)
+
+
+def add_threads(parser: argparse.ArgumentParser) -> None:
+    """Add ``--num-threads``."""
+    parser.add_argument(
+        "--num-threads", type=at_least(0), default=0, help="threads of a model call; 0 takes every core"
+    )
+
+
 def write_result(record: Record, output: Path) -> None:
     """Write a result and print its rows."""
     atomic.write_json(output, record)

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-from edgedsl.bench.command import at_least, run
+from edgedsl.bench.command import add_bundle, at_least, run
 from edgedsl.data.pairs import read_pairs, spread
 from edgedsl.evaluation.progress import track
 from edgedsl.evaluation.record import busy_caveat, describe, load_average
@@ -79,15 +79,8 @@ def answer_ms(bundle: Path, sentences: Sequence[str], num_threads: int) -> list[
 def main(arguments: list[str] | None = None) -> int:
     """Command line; returns the exit code."""
     parser = argparse.ArgumentParser(description="Measure what masks, budget check and grammar engines cost.")
-    parser.add_argument("--bundle", type=Path, required=True, help="bundle folder")
-    parser.add_argument("--pairs", type=Path, required=True, help="pairs whose sentences are asked")
-    parser.add_argument(
-        "--num-rows", type=at_least(1), default=None, help="pairs to take, evenly spaced (default: all)"
-    )
+    add_bundle(parser, "pairs whose sentences are asked")
     parser.add_argument("--num-loads", type=at_least(2), default=8, help="new processes for the first request")
-    parser.add_argument(
-        "--num-threads", type=at_least(0), default=0, help="threads of a model call; 0 takes every core"
-    )
     return run(parser, arguments, _record)
 
 

@@ -1,4 +1,4 @@
-"""How much memory this process holds and has held at most. Bytes."""
+"""How much memory a process holds and has held at most. Bytes."""
 
 from __future__ import annotations
 
@@ -6,6 +6,11 @@ import re
 import resource
 import sys
 from pathlib import Path
+
+
+def resident_bytes(pid: int) -> int | None:
+    """What another process holds now, None where the kernel does not tell."""
+    return _status(pid).get("VmRSS")
 
 
 def memory_now() -> dict[str, int | None]:
@@ -19,9 +24,9 @@ def memory_now() -> dict[str, int | None]:
     return {"rss": status.get("VmRSS"), "peak": status.get("VmHWM"), "ru_maxrss": _maxrss()}
 
 
-def _status() -> dict[str, int]:
+def _status(pid: int | str = "self") -> dict[str, int]:
     try:
-        text = Path("/proc/self/status").read_text(encoding="utf-8")
+        text = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
     except OSError:
         return {}
     return {name: int(size) * 1024 for name, size in re.findall(r"^(VmRSS|VmHWM):\s+(\d+) kB$", text, re.MULTILINE)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,13 @@ import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, PretrainedConfig, Qwen2Config
 
 from edgedsl.bundle.manifest import ModelInfo
+from edgedsl.exporters.calibration import input_channels
 from edgedsl.exporters.fused import FusedExporter
 from edgedsl.exporters.fused.on_device import to_device
 from edgedsl.exporters.passes.graph import save_graph
 from edgedsl.exporters.quantize import quantize_model
 from edgedsl.exporters.recipes import HALF, RECIPES, kv_dtype
+from edgedsl.exporters.w8a8 import quantize_products
 
 _SHAPES: dict[str, tuple[type[PretrainedConfig], dict[str, Any]]] = {
     "smollm2-135m": (LlamaConfig, {
@@ -29,6 +32,7 @@ _SHAPES: dict[str, tuple[type[PretrainedConfig], dict[str, Any]]] = {
     }),
 }  # fmt: skip
 NAMES = tuple(_SHAPES)
+_NUM_SEEN = 16  # tokens
 
 
 def shape(name: str, **changes: Any) -> Any:
@@ -42,7 +46,7 @@ def write_random(config: Any, recipe: str, folder: Path, context_length: int) ->
 
     Args:
         config: of transformers.
-        recipe: one that needs no calibration.
+        recipe: one that needs no second moments; the ranges of w8a8 are those of a few random tokens.
         folder: where to.
         context_length: positions of the graph.
 
@@ -52,9 +56,12 @@ def write_random(config: Any, recipe: str, folder: Path, context_length: int) ->
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
     path = FusedExporter().export(model, folder, context_length=context_length).path
+    settings = RECIPES[recipe]
+    inputs = input_channels(model, [range(_NUM_SEEN)]) if settings and settings.is_integer else {}
     del model
     graph = onnx.load(path)
-    if settings := RECIPES[recipe]:
+    quantize_products(graph, inputs, math.inf)
+    if settings:
         quantize_model(graph, replace(settings, search_steps=1))
     if recipe in HALF:
         to_device(graph, HALF[recipe], context_length)

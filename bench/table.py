@@ -17,13 +17,14 @@ from typing import Any
 
 from edgedsl import atomic
 from edgedsl.bench.command import exit_code
+from edgedsl.bench.goals import compare, read_goals
 from edgedsl.errors import DataError
 from edgedsl.evaluation.record import RESULT_SCHEMA
 
 BY_GRAMMAR = "by-grammar"
 KINDS = (
     "quality", "hops", "recipes", "budget", "generations", "guarantee", "latency", "streams", "masks", "catalogues",
-    "drafts", "heads", "bandwidth", "peers", "cuda",
+    "drafts", "heads", "startup", "operators", "bandwidth", "peers", "cuda",
 )  # fmt: skip
 CAPTION = ("model", "grammar", "cpu", "command")
 _NAME = re.compile(r"[a-z0-9.-]+_[a-z0-9.-]+_\d{6}\.json")
@@ -38,6 +39,9 @@ _TITLES = {
     "tokenizer_ms": "tokenizer, ms", "compile_ms": "compile, ms", "compile_ms_max": "longest, ms",
     "start_us_p50": "start p50, µs", "propose_us_p50": "proposal p50, µs", "propose_us_p95": "p95, µs",
     "tokens_per_call_unseen": "unseen targets",
+    "load_to_program_ms_p50": "load to first program p50, ms", "first_program_ms_p50": "first program p50, ms",
+    "load_ms_p50": "load p50, ms", "served_bytes": "memory of the server",
+    "call_ms_p50": "call p50, ms", "product_gmac_s": "products, GMAC/s",
     "guarantee_share": "share of an answer's time", "guarantee_us_token": "µs a token",
     "read_ms": "read by Lark, ms", "subset_ms_p50": "part of 20 p50, ms", "subset_ms_max": "longest, ms",
     "memory_bytes": "memory", "model_bytes": "graph and weights", "drafts_change_share": "drafts change",
@@ -83,6 +87,26 @@ def headline(results: Path) -> str:
         for row in document["rows"]:
             cells = [_cell(name, row.get(name)) for name in _HEADLINE]
             lines.append(_line((_text(row["bundle"]), _text(document["caption"]["model"]), *cells)))
+    return "\n".join(lines)
+
+
+def goals(results: Path, path: Path) -> str:
+    """Markdown of one table: the goals in a file, what was measured, and what limits those that are missed; or "".
+
+    Raises:
+        DataError: see :func:`render` and :mod:`edgedsl.bench.goals`.
+    """
+    measured = {path.stem.rpartition("_")[0]: document["rows"] for path, document in _documents(results)}
+    compared = compare(read_goals(path), measured)
+    if not compared:
+        return ""
+    lines = [_line(("figure", "goal", "measured", "on", "reached", "what limits it")), f"|{' --- |' * 6}"]
+    for goal, hardware, value in compared:
+        sign = "at most" if goal.at_least is None else "at least"
+        is_missed = value is not None and not goal.is_reached(value)
+        reached = "not run" if value is None else "no" if is_missed else "yes"
+        cells = (f"{sign} {_cell(goal.column, goal.bound)}", _cell(goal.column, value), hardware or "-", reached)
+        lines.append(_line((_text(goal.figure), *cells, _text(goal.limit) if is_missed else "")))
     return "\n".join(lines)
 
 
@@ -147,13 +171,16 @@ def insert(readme: str, section: str, tables: str) -> str:
     return f"{before}{first}\n{tables}\n{last}{after}" if tables else f"{before}{first}\n{last}{after}"
 
 
-def current(readme: str, results: Path) -> str:
+def current(readme: str, results: Path, goals_file: Path) -> str:
     """The text of README.md as it should be.
 
     Raises:
         DataError: see :func:`insert` and :func:`render`.
     """
-    return insert(insert(readme, "headline", headline(results)), "bench", render(results))
+    sections = {"headline": headline(results), "goals": goals(results, goals_file), "bench": render(results)}
+    for section, tables in sections.items():
+        readme = insert(readme, section, tables)
+    return readme
 
 
 def current_by_grammar(readme: str, results: Path) -> str:
@@ -251,12 +278,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m edgedsl.bench.table", description=__doc__)
     parser.add_argument("--check", action="store_true", help="change nothing; exit 5 when README.md is not current")
     parser.add_argument("--results", type=Path, default=Path("bench/results"), help="folder of the results")
+    parser.add_argument("--goals", type=Path, default=Path("bench/goals.toml"), help="what is to be reached")
     parser.add_argument("--readme", type=Path, default=Path("README.md"), help="file with the markers")
     parser.add_argument("--bench-readme", type=Path, default=Path("bench/README.md"), help="the same, by grammar")
     options = parser.parse_args(arguments)
 
     def run() -> None:
-        _run(options.readme, partial(current, results=options.results), check=options.check)
+        _run(options.readme, partial(current, results=options.results, goals_file=options.goals), check=options.check)
         _run(options.bench_readme, partial(current_by_grammar, results=options.results), check=options.check)
 
     return exit_code(run)

@@ -206,6 +206,7 @@ def test_charts_take_extremes() -> None:
 
 
 HEADLINE, HEADLINE_END = table.markers("headline")
+GOALS, GOALS_END = table.markers("goals")
 START, END = table.markers("bench")
 GRAMMARS, GRAMMARS_END = table.markers("by-grammar")
 
@@ -228,8 +229,10 @@ def result_file(folder: Path, name: str = "speed_box-2c_202611.json", **changes:
 @pytest.fixture
 def repository(tmp_path: Path) -> Path:
     (tmp_path / "README.md").write_text(
-        f"{HEADLINE}\nold\n{HEADLINE_END}\ntop\n{START}\nold\n{END}\nend\n", encoding="utf-8"
+        f"{HEADLINE}\nold\n{HEADLINE_END}\ntop\n{GOALS}\nold\n{GOALS_END}\n{START}\nold\n{END}\nend\n",
+        encoding="utf-8",
     )
+    (tmp_path / "goals.toml").write_text("goal = []", encoding="utf-8")
     (tmp_path / "bench.md").write_text(f"{GRAMMARS}\nold\n{GRAMMARS_END}\n", encoding="utf-8")
     (tmp_path / "results").mkdir()
     return tmp_path
@@ -237,6 +240,7 @@ def repository(tmp_path: Path) -> Path:
 
 def run_table(repository: Path, *flags: str) -> int:
     files = ["--readme", str(repository / "README.md"), "--bench-readme", str(repository / "bench.md")]
+    files += ["--goals", str(repository / "goals.toml")]
     return table.main([*files, "--results", str(repository / "results"), *flags])
 
 
@@ -249,7 +253,8 @@ def test_tables_go_between_the_markers(repository: Path) -> None:
     assert run_table(repository, "--check") == 5
     assert run_table(repository) == 0
     text = (repository / "README.md").read_text(encoding="utf-8")
-    assert f"| flow | m, int8 | - | 90.0% | - | 100.0% | - | - |\n{HEADLINE_END}\ntop\n{START}\n**Match.**" in text
+    assert f"| flow | m, int8 | - | 90.0% | - | 100.0% | - | - |\n{HEADLINE_END}\ntop\n{GOALS}\n" in text
+    assert f"{GOALS_END}\n{START}\n**Match.**" in text
     assert text.endswith(f"{END}\nend\n")
     assert "old" not in text
     assert "Model m, int8; grammar g; c\\|d; `edgedsl bench`." in text
@@ -275,13 +280,13 @@ def test_what_is_told_by_grammar_goes_into_the_other_file(repository: Path) -> N
 def test_no_results_leave_the_markers(repository: Path) -> None:
     assert run_table(repository) == 0
     assert (repository / "README.md").read_text(encoding="utf-8") == (
-        f"{HEADLINE}\n{HEADLINE_END}\ntop\n{START}\n{END}\nend\n"
+        f"{HEADLINE}\n{HEADLINE_END}\ntop\n{GOALS}\n{GOALS_END}\n{START}\n{END}\nend\n"
     )
 
 
 @pytest.mark.parametrize("text", ["", f"{END} {START}", f"{START}{END}{START}"])
 def test_markers_must_be_there_once(repository: Path, text: str, capsys: pytest.CaptureFixture[str]) -> None:
-    text = f"{HEADLINE}{HEADLINE_END}{text}"
+    text = f"{HEADLINE}{HEADLINE_END}{GOALS}{GOALS_END}{text}"
     (repository / "README.md").write_text(text, encoding="utf-8")
     assert run_table(repository) == 5
     assert START in capsys.readouterr().err
@@ -326,4 +331,4 @@ def test_readmes_of_the_repository_are_current() -> None:
     described = (root / "bench" / "README.md").read_text(encoding="utf-8")
     assert table.current_by_grammar(described, root / "bench" / "results") == described
     readme = (root / "README.md").read_text(encoding="utf-8")
-    assert table.current(readme, root / "bench" / "results") == readme
+    assert table.current(readme, root / "bench" / "results", root / "bench" / "goals.toml") == readme
