@@ -79,6 +79,7 @@ docs-check: $(INSTALLED)
 bench-peers: $(INSTALLED)
 	$(BIN)/python -m edgedsl.bench.peers all --project $(PROJECT) --folder $(PEERS) \
 	  $(if $(PEER_LIST),--peers $(PEER_LIST)) $(if $(QUICK),--quick)
+	$(if $(QUICK),,$(BIN)/python -m edgedsl.bench.table)
 
 lock:
 	PYTHON=$(PYTHON) packaging/lock.sh
