@@ -4,7 +4,7 @@
 # make smoke    the wheel in an environment of its own, runtime packages only
 # make lock     resolve requirements.lock anew   make clean      remove what make built
 # make test-transformers5             the tests of training and export with transformers 5, in .venv5
-# make bench-peers PROJECT=folder [QUICK=1] [PEER_LIST=...]       edgedsl beside llama.cpp and others; environments in PEERS
+# make bench-peers PROJECT=folder [QUICK=1] [PEER_LIST=...] [PROVIDER=cuda]       edgedsl beside llama.cpp and others; environments in PEERS
 #
 # Everything runs in .venv, which is built from requirements.lock when that or pyproject.toml changes. PYTHON picks the interpreter.
 
@@ -78,7 +78,7 @@ docs-check: $(INSTALLED)
 # Its last line of output is one JSON object of the ratios. The first time it makes the peers' environments, which takes long.
 bench-peers: $(INSTALLED)
 	$(BIN)/python -m edgedsl.bench.peers all --project $(PROJECT) --folder $(PEERS) \
-	  $(if $(PEER_LIST),--peers $(PEER_LIST)) $(if $(QUICK),--quick)
+	  $(if $(PEER_LIST),--peers $(PEER_LIST)) $(if $(PROVIDER),--execution-provider $(PROVIDER)) $(if $(QUICK),--quick)
 	$(if $(QUICK),,$(BIN)/python -m edgedsl.bench.table)
 
 lock:

@@ -393,9 +393,77 @@ def test_contestants_are_read_from_text() -> None:
 def test_llama_cpp_is_compiled_without_amx(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(specs.platform, "machine", lambda: "x86_64")
     monkeypatch.setattr(specs.machine, "instruction_sets", lambda: ["avx2", "fma", "avx512f", "amx_tile", "amx_int8"])
-    flags = specs.cmake_flags()
+    flags = specs.cmake_flags("cpu")
     assert {"-DGGML_NATIVE=OFF", "-DGGML_AVX2=ON", "-DGGML_AVX512=ON", "-DGGML_AVX512_VNNI=OFF"} <= set(flags)
     assert {f"-DGGML_AMX_{kind}=OFF" for kind in ("TILE", "INT8", "BF16")} <= set(flags)
+    assert specs.cmake_flags("cuda") == [*flags, "-DGGML_CUDA=ON"]
+
+
+def test_peers_on_a_gpu_have_packages_and_files_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pairs = [(PEERS[name], PEERS[f"{name}-cuda"]) for name in ("llama-cpp", "genai", "transformers")]
+    assert [(on_cpu.device, on_gpu.device) for on_cpu, on_gpu in pairs] == [("cpu", "cuda")] * 3
+    assert all(on_gpu.label == f"{on_cpu.label} CUDA" for on_cpu, on_gpu in pairs)
+    assert {"onnxruntime-genai-cuda==0.18.0", "onnxruntime-gpu==1.31.1"} <= set(PEERS["genai-cuda"].packages)
+    assert not {"onnxruntime-genai==0.18.0", "onnxruntime==1.31.1"} & set(PEERS["genai-cuda"].packages)
+    assert environments._wanted(PEERS["llama-cpp-cuda"])["cmake_flags"][-1] == "-DGGML_CUDA=ON"
+    built: list[dict[str, Any]] = []
+
+    def record(spec: Spec, folder: Path, target: Path, settings: dict[str, Any], say: Any) -> Path:
+        built.append({"target": str(target.relative_to(folder)), **settings})
+        return target
+
+    monkeypatch.setattr(models, "_built", record)
+    merged = tiny_llama(tmp_path / "merged")
+    build = partial(models.build, folder=tmp_path, merged=merged, weights=read_weights_of(merged), num_threads=1)
+    for text in ("genai-cuda", "genai-cuda:int4+graphs", "genai:int8+ngram"):
+        build(Spec.parse(text), say=lambda _: None)
+    assert [(entry["device"], Path(entry["target"]).name) for entry in built] == [
+        ("cuda", "fp16"), ("cuda", "int4-graphs"), ("cpu", "int8-drafted")
+    ]  # fmt: skip
+    assert [entry["target"].split("/")[0] for entry in built] == ["genai-cuda", "genai-cuda", "genai"]
+    assert [sorted(entry["options"]) for entry in built] == [
+        ["prune_lm_head"],
+        ["accuracy_level", "block_size", "enable_cuda_graph", "prune_lm_head"],
+        ["accuracy_level", "block_size"],
+    ]
+    assert build(Spec.parse("transformers-cuda:bf16"), say=lambda _: None) == merged
+
+
+def plan_of(peers: str, execution_provider: str) -> measure.Plan:
+    specs_of = measure.parse_specs(peers)
+    return measure.Plan([], Path("m"), Path("p"), specs_of, Path("f"), execution_provider=execution_provider)
+
+
+@pytest.mark.parametrize(
+    ("peers", "execution_provider", "found"),
+    [("genai", "cpu", []), ("genai", "cuda", ["H200"]), ("genai-cuda,genai", "cpu", ["H200"])],
+)
+def test_the_gpu_is_named_where_one_takes_part(peers: str, execution_provider: str, found: list[str]) -> None:
+    assert measure.gpus_of(plan_of(peers, execution_provider), {"gpus": ["H200"]}) == found
+
+
+def test_edgedsl_runs_where_it_is_told(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bundle = open_bundle(tiny_bundle)
+    entrant = measure._own_entrant(bundle, 1, plan_of("genai", "cuda"))
+    assert entrant.settings["execution_provider"] == "cuda"
+    monkeypatch.setattr(Engine, "from_bundle", lambda *_, **settings: pytest.fail(settings["execution_provider"]))
+    with pytest.raises(pytest.fail.Exception, match="cuda"):
+        load(measure.OWN)(entrant.settings)
+
+
+def test_peers_of_the_device_are_the_default(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    plans: list[measure.Plan] = []
+
+    def record(plan: measure.Plan, command: str, say: Any) -> dict[str, Any]:
+        plans.append(plan)
+        assert command.endswith("--execution-provider cuda")
+        return {"ratios": {}, "rows": []}
+
+    monkeypatch.setattr(command_line, "measure", record)
+    arguments = ["--bundle", "b", "--merged", "m", "--pairs", "p", "--folder", "f", "--output", str(tmp_path / "o")]
+    assert command_line.main(["run", *arguments, "--execution-provider", "cuda"]) == 0
+    assert [spec.peer for spec in plans[0].specs] == ["llama-cpp-cuda", "genai-cuda", "transformers-cuda"]
+    assert plans[0].execution_provider == "cuda"
 
 
 def test_environment_is_made_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -417,7 +485,7 @@ def test_environment_is_made_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     environments.check("llama-cpp", tmp_path)
     environments.setup("llama-cpp", tmp_path)
     assert len(commands) == 3
-    monkeypatch.setattr(environments, "cmake_flags", lambda: ["-DOTHER=ON"])
+    monkeypatch.setattr(environments, "cmake_flags", lambda device: ["-DOTHER=ON"])
     with pytest.raises(ConfigError, match="has no environment"):
         environments.check("llama-cpp", tmp_path)
 

@@ -25,7 +25,10 @@ from edgedsl.bench.peers.weights import write_weights
 from edgedsl.config import PROJECT_FILE, Config, load_config
 from edgedsl.errors import ConfigError
 
-DEFAULT_PEERS = "llama-cpp,genai,transformers"
+DEFAULT_PEERS = {
+    "cpu": "llama-cpp,genai,transformers",
+    "cuda": "llama-cpp-cuda,genai-cuda,transformers-cuda",
+}
 QUICK = 20
 QUICK_S = 300.0  # of ten minutes; several streams have half of it, loading and building a model take the rest
 STREAMS = 8
@@ -65,10 +68,14 @@ def _parser() -> argparse.ArgumentParser:
 def _add_measurement(command: argparse.ArgumentParser) -> None:
     features = sorted({feature for peer in PEERS.values() for feature in peer.features})
     command.add_argument(
+        "--execution-provider", choices=tuple(DEFAULT_PEERS), default="cpu", help="of edgedsl (default: cpu)"
+    )
+    command.add_argument(
         "--peers",
-        default=DEFAULT_PEERS,
+        default=None,
         help="with commas; PEER:QUANTIZATION+FEATURE is one setting of a peer, features: "
-        f"flat (any name of the catalogue anywhere), {', '.join(features)} (default: {DEFAULT_PEERS})",
+        f"flat (any name of the catalogue anywhere), {', '.join(features)} (default: {DEFAULT_PEERS['cpu']}; on CUDA "
+        f"{DEFAULT_PEERS['cuda']})",
     )
     command.add_argument(
         "--num", type=at_least(1), default=100, help="questions, evenly spaced over the pairs (default: 100)"
@@ -95,7 +102,7 @@ def _all(options: argparse.Namespace) -> None:
     config = load_config(options.project / PROJECT_FILE)
     specs, left_out = [], []
     folder = options.folder.absolute()
-    for spec in parse_specs(options.peers):
+    for spec in parse_specs(_peers(options)):
         try:
             environments.setup(spec.peer, folder, say)
             specs.append(spec)
@@ -123,7 +130,9 @@ def _default_output(options: argparse.Namespace, config: Config) -> Path:
     if options.quick:
         return Path(options.folder) / "peers-quick.json"
     facts = machine.fingerprint()
-    hardware = re.sub(r"[^a-z0-9]+", "-", f"{facts['cpu_model']} {facts['cores']['usable']}c".lower()).strip("-")
+    on_cpu = f"{facts['cpu_model']} {facts['cores']['usable']}c"
+    hardware = facts["gpus"][0] if options.execution_provider == "cuda" and facts["gpus"] else on_cpu
+    hardware = re.sub(r"[^a-z0-9]+", "-", hardware.lower()).strip("-")
     name = re.sub(r"[^a-z0-9]+", "-", config.project.name.lower()).strip("-") or "project"
     return Path("bench/results") / f"peers-{name}_{hardware}_{datetime.now(UTC):%Y%m}.json"
 
@@ -133,7 +142,7 @@ def _plan(options: argparse.Namespace, specs: list[Spec] | None = None, left_out
         bundles=options.bundle,
         merged=options.merged,
         pairs=options.pairs,
-        specs=specs or parse_specs(options.peers),
+        specs=specs or parse_specs(_peers(options)),
         folder=options.folder.absolute(),
         num=QUICK if options.quick else options.num,
         num_warmup=options.num_warmup,
@@ -142,8 +151,14 @@ def _plan(options: argparse.Namespace, specs: list[Spec] | None = None, left_out
         timeout_s=options.timeout_s,
         max_seconds=QUICK_S / (1 + (options.streams > 1)) if options.quick else math.inf,
         num_streams=options.streams,
+        execution_provider=options.execution_provider,
         left_out=left_out or [],
     )
+
+
+def _peers(options: argparse.Namespace) -> str:
+    peers: str = options.peers or DEFAULT_PEERS[options.execution_provider]
+    return peers
 
 
 def _say_last(ratios: dict[str, Any]) -> None:
@@ -160,10 +175,13 @@ def _measured(options: argparse.Namespace, plan: Plan) -> dict[str, Any]:
 
 
 def _command(options: argparse.Namespace, plan: Plan) -> str:
-    return (
-        f"python -m edgedsl.bench.peers run --pairs {plan.pairs.name} --num {plan.num} --peers {options.peers}"
-        f" --num-threads {plan.num_threads}{f' --streams {plan.num_streams}' if plan.num_streams > 1 else ''}"
-    )
+    words = [f"python -m edgedsl.bench.peers run --pairs {plan.pairs.name} --num {plan.num}"]
+    words.append(f"--peers {_peers(options)} --num-threads {plan.num_threads}")
+    if plan.execution_provider != "cpu":
+        words.append(f"--execution-provider {plan.execution_provider}")
+    if plan.num_streams > 1:
+        words.append(f"--streams {plan.num_streams}")
+    return " ".join(words)
 
 
 if __name__ == "__main__":

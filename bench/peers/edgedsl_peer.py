@@ -24,7 +24,10 @@ class Contestant:
     def __init__(self, settings: dict[str, Any]) -> None:
         num_streams = settings.get("num_streams", 1)
         self._engine = Engine.from_bundle(
-            Path(settings["model"]), num_threads=settings["num_threads"], num_slots=num_streams
+            Path(settings["model"]),
+            execution_provider=settings.get("execution_provider", "cpu"),
+            num_threads=settings["num_threads"],
+            num_slots=num_streams,
         )
         if num_streams > 1 and self._engine.decoder.can_truncate:
             self._streams = Streams(self._engine)

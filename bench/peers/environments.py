@@ -66,7 +66,7 @@ def check(name: str, folder: Path) -> None:
 
 
 def _wanted(peer: Peer) -> dict[str, Any]:
-    return {"packages": list(peer.packages), "cmake_flags": cmake_flags() if peer.from_source else []}
+    return {"packages": list(peer.packages), "cmake_flags": cmake_flags(peer.device) if peer.from_source else []}
 
 
 def _install(peer: Peer, own: Path, python: Path) -> None:
@@ -76,7 +76,10 @@ def _install(peer: Peer, own: Path, python: Path) -> None:
     _run([sys.executable, "-m", "venv", str(own / "env")], log)
     pip = [str(python), "-m", "pip", "--disable-pip-version-check"]
     if peer.from_source and not _has_wheel(wheels, peer.from_source):
-        flags = {"CMAKE_ARGS": " ".join(cmake_flags()), "CMAKE_BUILD_PARALLEL_LEVEL": str(os.cpu_count() or 1)}
+        flags = {
+            "CMAKE_ARGS": " ".join(cmake_flags(peer.device)),
+            "CMAKE_BUILD_PARALLEL_LEVEL": str(os.cpu_count() or 1),
+        }
         # --no-cache-dir: a wheel that pip kept may be of other flags.
         _run([*pip, "wheel", "-v", "--no-deps", "--no-cache-dir", "-w", str(wheels), peer.from_source], log, flags)
     _run([*pip, "install", "--no-compile", "--find-links", str(wheels), *peer.packages], log)

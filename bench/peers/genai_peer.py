@@ -11,17 +11,26 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+_DISTRIBUTIONS = {
+    "cpu": ("onnxruntime-genai", "onnxruntime"),
+    "cuda": ("onnxruntime-genai-cuda", "onnxruntime-gpu"),
+}
+
 
 class Contestant:
     """A model folder of the model builder and a grammar."""
 
     def __init__(self, settings: dict[str, Any]) -> None:
         self._genai: Any = importlib.import_module("onnxruntime_genai")
-        self.versions = {name: importlib.metadata.version(name) for name in ("onnxruntime-genai", "onnxruntime")}
+        device = settings["device"]
+        names = _DISTRIBUTIONS[device]
+        self.versions = {name: importlib.metadata.version(name) for name in names}
         config = self._genai.Config(settings["model"])
         session = {"intra_op_num_threads": settings["num_threads"]}
         config.overlay(json.dumps({"model": {"decoder": {"session_options": session}}}))
         self._model = self._genai.Model(config)
+        if device != "cpu" and str(self._model.device_type).lower() != device:
+            raise RuntimeError(f"the model runs on {self._model.device_type}, not on {device}")
         self._tokenizer = self._genai.Tokenizer(self._model)
         self._end_token_ids = frozenset(settings["end_token_ids"])
         self._grammar = settings["lark"]
@@ -35,7 +44,7 @@ class Contestant:
         options = [f"{name}={value}" for name, value in settings["options"].items()]
         command = [
             sys.executable, "-m", "onnxruntime_genai.models.builder", "-i", settings["merged"],
-            "-o", settings["target"], "-p", settings["quantization"], "-e", "cpu",
+            "-o", settings["target"], "-p", settings["quantization"], "-e", settings["device"],
             "-c", str(Path(settings["target"]) / "cache"),
         ]  # fmt: skip
         if options:

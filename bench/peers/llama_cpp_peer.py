@@ -20,6 +20,7 @@ llama: Any = importlib.import_module("llama_cpp")
 # The files know no type of a whole model called so: these are llama.cpp's numbers.
 FTYPES = {"f16": 1, "q4_0": 2, "q4_1": 3, "q8_0": 7, "q5_0": 8, "q4_k_m": 15, "q5_k_m": 17, "q6_k": 18}
 _WARNING = 3
+_ALL_LAYERS = 999  # of any model, the head too
 _TOKEN = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])
 
 
@@ -41,9 +42,7 @@ class Contestant:
         llama.llama_log_set(_LOG, ctypes.c_void_p(0))
         llama.llama_backend_init()
         self.versions = {"llama-cpp-python": importlib.metadata.version("llama-cpp-python"), "system": _system()}
-        self._model = _needed(
-            llama.llama_model_load_from_file(settings["model"].encode(), llama.llama_model_default_params()), "model"
-        )
+        self._model = _needed(llama.llama_model_load_from_file(settings["model"].encode(), _placed(settings)), "model")
         self._vocab = llama.llama_model_get_vocab(self._model)
         self._context = _needed(llama.llama_init_from_model(self._model, _parameters(settings)), "context")
         source = settings["gbnf"].encode()
@@ -170,6 +169,16 @@ def _log(level: int, text: bytes, _: Any) -> None:
 
 
 _LOG = llama.llama_log_callback(_log)  # kept: llama.cpp holds a pointer to it
+
+
+def _placed(settings: dict[str, Any]) -> Any:
+    """All layers on the GPU, or none."""
+    parameters = llama.llama_model_default_params()
+    is_on_gpu = settings["device"] == "cuda"
+    if is_on_gpu and not llama.llama_supports_gpu_offload():
+        raise RuntimeError("this llama.cpp sees no GPU, or was built without CUDA")
+    parameters.n_gpu_layers = _ALL_LAYERS if is_on_gpu else 0
+    return parameters
 
 
 def _parameters(settings: dict[str, Any]) -> Any:

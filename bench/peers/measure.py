@@ -43,6 +43,7 @@ class Plan:
         num: questions, evenly spaced over the pairs.
         max_seconds: no further question is asked after that.
         num_streams: that ask at a time.
+        execution_provider: of edgedsl.
         left_out: why a peer that was asked for does not take part.
     """
 
@@ -58,6 +59,7 @@ class Plan:
     timeout_s: float = 120.0
     max_seconds: float = math.inf
     num_streams: int = 1
+    execution_provider: str = "cpu"
     left_out: Sequence[str] = ()
 
 
@@ -141,7 +143,7 @@ def measure(plan: Plan, command: str, say: Say = lambda _: None) -> dict[str, An
         "caption": {
             "model": f"{weights.base_model}, adapter {weights.adapter_sha256[:12]}",
             "grammar": language.grammar.name,
-            "cpu": f"{facts['cpu_model']}, {num_threads} threads",
+            "cpu": ", ".join([*gpus_of(plan, facts), facts["cpu_model"], f"{num_threads} threads"]),
             "command": command,
         },
         "caveats": [*_caveats(plan, num_asked, len(questions)), *differing, *failures(entrants), *busy_caveat(load)],
@@ -154,9 +156,20 @@ def measure(plan: Plan, command: str, say: Say = lambda _: None) -> dict[str, An
     }
 
 
+def gpus_of(plan: Plan, facts: Mapping[str, Any]) -> list[str]:
+    """Names of the GPUs, where one takes part."""
+    is_used = "cuda" in {plan.execution_provider, *(PEERS[spec.peer].device for spec in plan.specs)}
+    return list(facts["gpus"]) if is_used else []
+
+
 def _own_entrant(bundle: Bundle, num_threads: int, plan: Plan) -> Entrant:
     start = partial(WorkerProcess, Path(sys.executable), OWN, num_threads)
-    settings = {"model": str(bundle.path), "num_threads": num_threads, "num_streams": plan.num_streams}
+    settings = {
+        "model": str(bundle.path),
+        "execution_provider": plan.execution_provider,
+        "num_threads": num_threads,
+        "num_streams": plan.num_streams,
+    }
     return Entrant(f"edgedsl {bundle.manifest.model.quantization}", start, settings, plan.timeout_s)
 
 
@@ -167,6 +180,7 @@ def _peer_entrant(spec: Spec, language: Language, plan: Plan, num_threads: int, 
     settings: dict[str, Any] = {
         "merged": str(plan.merged.absolute()),
         "quantization": spec.quantization,
+        "device": PEERS[spec.peer].device,
         "num_threads": num_threads,
         "end_token_ids": language.tokenizer.end_token_ids(language.template),
         "context_length": bundle.manifest.model.context_length,

@@ -18,6 +18,7 @@ Say = Callable[[str], None]
 _BUILD_TIMEOUT_S = 3600.0
 # What onnxruntime-genai's model builder is told: activations in int8.
 _GENAI_OPTIONS: dict[str, Any] = {"accuracy_level": 4, "block_size": 32}
+_GRAPHS = {"enable_cuda_graph": "true"}
 _LAST_LOGITS = {"prune_lm_head": "true"}  # the head on a prompt's last token only, which drafts cannot do with
 
 
@@ -32,12 +33,13 @@ def build(spec: Spec, folder: Path, merged: Path, weights: Weights, num_threads:
     Raises:
         ExportError: the peer cannot build it.
     """
-    if spec.peer == "transformers":
+    if spec.program == "transformers":
         return merged
     models = folder / spec.peer / "models" / weights.adapter_sha256[:12]
     models.mkdir(parents=True, exist_ok=True)
-    if spec.peer == "genai":
-        settings: dict[str, Any] = {"merged": str(merged), "quantization": spec.quantization}
+    if spec.program == "genai":
+        device = PEERS[spec.peer].device
+        settings: dict[str, Any] = {"merged": str(merged), "quantization": spec.quantization, "device": device}
         settings["options"] = _genai_options(spec)
         return _built(spec, folder, models / _genai_name(spec), settings, say)
     source = _gguf(merged, models, say)
@@ -51,12 +53,19 @@ def _is_drafted(spec: Spec) -> bool:
     return "speculative" in spec.settings()
 
 
+def _has_graphs(spec: Spec) -> bool:
+    return "cuda_graphs" in spec.settings()
+
+
 def _genai_name(spec: Spec) -> str:
-    return f"{spec.quantization}-drafted" if _is_drafted(spec) else spec.quantization
+    traits = {"drafted": _is_drafted(spec), "graphs": _has_graphs(spec)}
+    return "-".join([spec.quantization, *(name for name, is_there in traits.items() if is_there)])
 
 
 def _genai_options(spec: Spec) -> dict[str, Any]:
-    options = {} if spec.quantization == "fp32" else _GENAI_OPTIONS
+    options = _GENAI_OPTIONS if spec.quantization.startswith("int") else {}
+    if _has_graphs(spec):
+        options = options | _GRAPHS
     return options if _is_drafted(spec) else options | _LAST_LOGITS
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,7 @@ class Peer:
         features: name after ``+`` -> settings for its worker.
         from_source: the package that is compiled here.
         has_slots: whether it answers several streams at a time.
+        device: cpu or cuda, where its model runs.
     """
 
     label: str
@@ -49,10 +50,11 @@ class Peer:
     features: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     from_source: str = ""
     has_slots: bool = False
+    device: str = "cpu"
 
 
 _TORCH = ("torch==2.13.0", "transformers==5.23.0")
-PEERS = {
+_ON_CPU = {
     "llama-cpp": Peer(
         "llama.cpp",
         ("llama-cpp-python==0.3.36",),
@@ -83,6 +85,20 @@ PEERS = {
         LARK,
         _LLGUIDANCE + "; Outlines compiles the grammar anew for each answer",
     ),
+}
+_CUDA = "-cuda"
+_ON_CUDA = {
+    "llama-cpp": replace(_ON_CPU["llama-cpp"], quantizations=("f16", *_ON_CPU["llama-cpp"].quantizations[:-1])),
+    "genai": replace(
+        _ON_CPU["genai"],
+        packages=("onnxruntime-genai-cuda==0.18.0", "onnxruntime-gpu==1.31.1", *_ON_CPU["genai"].packages[2:]),
+        quantizations=("fp16", "bf16", "int4"),
+        features={**_ON_CPU["genai"].features, "graphs": {"cuda_graphs": True}},
+    ),
+    "transformers": replace(_ON_CPU["transformers"], quantizations=("fp16", "bf16")),
+}
+PEERS = _ON_CPU | {
+    name + _CUDA: replace(peer, label=f"{peer.label} CUDA", device="cuda") for name, peer in _ON_CUDA.items()
 }
 
 
@@ -115,6 +131,11 @@ class Spec:
         return cls(name, quantization, tuple(features))
 
     @property
+    def program(self) -> str:
+        """The peer on whatever device."""
+        return self.peer.removesuffix(_CUDA)
+
+    @property
     def label(self) -> str:
         """As tables name it."""
         return " ".join([PEERS[self.peer].label, self.quantization, *self.features])
@@ -140,8 +161,12 @@ def log_of(peer: str, folder: Path) -> Path:
     return folder / peer / "worker.log"
 
 
-def cmake_flags() -> list[str]:
-    """Of llama.cpp on this CPU: all it can use but AMX, with which it has crashed."""
+def cmake_flags(device: str) -> list[str]:
+    """Of llama.cpp for a device beside this CPU: all that this one can use but AMX, with which it has crashed."""
+    return [*_cpu_flags(), "-DGGML_CUDA=ON"] if device == "cuda" else _cpu_flags()
+
+
+def _cpu_flags() -> list[str]:
     if platform.machine() not in ("x86_64", "AMD64"):
         return ["-DGGML_NATIVE=ON", "-DLLAVA_BUILD=OFF"]
     found = set(machine.instruction_sets())

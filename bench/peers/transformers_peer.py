@@ -20,10 +20,12 @@ class Contestant:
         names = ("transformers", "torch", "outlines", "llguidance")
         self.versions = {name: importlib.metadata.version(name) for name in names}
         torch.set_num_threads(settings["num_threads"])
-        dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[settings["quantization"]]
-        self._model = transformers.AutoModelForCausalLM.from_pretrained(
+        self._device = torch.device(settings["device"])
+        dtype = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[settings["quantization"]]
+        model = transformers.AutoModelForCausalLM.from_pretrained(
             settings["merged"], dtype=dtype, local_files_only=True, use_safetensors=True
-        ).eval()
+        )
+        self._model = model.eval().to(self._device)  # without such a device an error
         self._tokenizer = transformers.AutoTokenizer.from_pretrained(settings["merged"], local_files_only=True)
         self._end_token_ids = settings["end_token_ids"]
         outlined = outlines.from_transformers(self._model, self._tokenizer)
@@ -41,7 +43,7 @@ class Contestant:
     def generate(self, prompt: str, token_ids: list[int], max_tokens: int, on_token: Callable[[], None]) -> list[int]:
         """Greedy, by ``generate``."""
         self._processor.reset()
-        inputs = torch.tensor([token_ids])
+        inputs = torch.tensor([token_ids], device=self._device)
         output = self._model.generate(
             inputs,
             attention_mask=torch.ones_like(inputs),
