@@ -9,8 +9,9 @@ inside a program.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from copy import copy
+from itertools import islice
 
 from edgedsl.errors import GrammarError
 from edgedsl.grammar.lalr import Costs
@@ -101,14 +102,17 @@ class Planner:
         """Tokens of a short ending, spelled; empty where the program may end here, None where none can be spelled."""
         if self.automaton.is_complete(position):
             return []
-        found: list[int] | None = None
-        for number, texts in enumerate(self._spelling.ways(position), 1):
+        found = self._endings(position, self._spelling.ways(position))
+        return min(islice(found, _NUM_COMPARED), key=len, default=None) or next(
+            self._endings(position, self._spelling.all_ways(position)), None
+        )
+
+    def _endings(self, position: Position, ways: Iterable[Iterable[bytes]]) -> Iterator[list[int]]:
+        """Tokens of the first spelling of each way that ends the program."""
+        for texts in ways:
             tokens = next(filter(None, (self._tokens_of(position, text) for text in texts)), None)
-            if tokens is not None and (found is None or len(tokens) < len(found)):
-                found = tokens
-            if found is not None and number >= _NUM_COMPARED:
-                break
-        return found
+            if tokens is not None:
+                yield tokens
 
     def _tokens_of(self, position: Position, text: bytes) -> list[int] | None:
         """Tokens of a text, if it ends the program from here."""

@@ -50,8 +50,7 @@ class Spelling:
     def ways(self, position: Position) -> Iterator[Iterator[bytes]]:
         """Ways to end, the cheaper ones first by a guess: for each its spellings, of which one is as good as another.
 
-        What the begun lexeme becomes makes the way: of each terminal the pattern that misses the fewest tokens, then
-        the others.
+        What the begun lexeme becomes makes the way: of each terminal the pattern that misses the fewest tokens.
         """
         stack, lexeme = position
         if lexeme == EMPTY:
@@ -59,11 +58,15 @@ class Spelling:
             return
         options = [self._options(stack, lexeme, patterns) for patterns in self._automaton.distances(lexeme).values()]
         best = sorted((min(found) for found in options if found), key=lambda way: way[0])
-        others = itertools.chain(*self._automaton.distances(lexeme).values())
-        for _, pattern in itertools.chain(best, others):
-            after = self._automaton.after(stack, pattern)
-            if after is not None:
-                yield self._texts(stack, lexeme, pattern, after)
+        yield from (self._texts(stack, lexeme, pattern) for _, pattern in best)
+
+    def all_ways(self, position: Position) -> Iterator[Iterator[bytes]]:
+        """Where none of :meth:`ways` can be spelled: every pattern, the nearest ones by bytes first."""
+        stack, lexeme = position
+        if lexeme == EMPTY:
+            return
+        for _, pattern in itertools.chain(*self._automaton.distances(lexeme).values()):
+            yield self._texts(stack, lexeme, pattern)
 
     def _options(self, stack: Stack, lexeme: int, patterns: Iterable[tuple[float, int]]) -> list[tuple[float, int]]:
         """Some patterns of a terminal that may come here, the nearest ones by bytes: tokens to the end, number."""
@@ -78,8 +81,11 @@ class Spelling:
                     break
         return found
 
-    def _texts(self, stack: Stack, lexeme: int, pattern: int, after: Stack) -> Iterator[bytes]:
-        """Endings in which a begun lexeme becomes one of a pattern."""
+    def _texts(self, stack: Stack, lexeme: int, pattern: int) -> Iterator[bytes]:
+        """Endings in which a begun lexeme becomes one of a pattern; none where that cannot come here."""
+        after = self._automaton.after(stack, pattern)
+        if after is None:
+            return
         for tail in self._tails(after):
             for rest in self._rests(lexeme, pattern):
                 text = self._join(stack, lexeme, rest, after, tail)
