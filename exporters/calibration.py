@@ -6,7 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 # A packed projection of the fused graph reads what each of its parts reads.
 _PACKED = {"/self_attn/q_proj/": "/self_attn/qkv_proj/", "/mlp/gate_proj/": "/mlp/gate_up_proj/"}
@@ -30,6 +32,11 @@ class Inputs:
     def divided(self, scales: torch.Tensor) -> Inputs:
         """The same with each channel divided by its scale, positive [channels]."""
         return Inputs(self.low / scales, self.high / scales, self.mean_square / scales.square())
+
+    def at(self, channels: NDArray[np.intp]) -> Inputs:
+        """Those of some channels."""
+        picked = torch.from_numpy(channels)
+        return Inputs(self.low[picked], self.high[picked], self.mean_square[picked])
 
 
 def input_moments(model: Any, rows: Rows) -> dict[str, torch.Tensor]:

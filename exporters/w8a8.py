@@ -2,11 +2,14 @@
 
 Weights and activations are integers, so the kernel multiplies integers, and a row more costs little. The scale of the
 activations is that of the calibration rows, not of the call: what stands beside a row does not change it.
+
+A few input channels far wider than the others would make the steps coarse for all. Where they lose too much, they are
+multiplied apart, in fp32 (as LLM.int8() does, Dettmers et al., arXiv 2208.07339, with channels that are fixed here).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import onnx
@@ -18,7 +21,9 @@ from edgedsl.exporters.calibration import Inputs
 # Without VNNI the kernel adds two products in 16 bits: 255 * 64 * 2 still fits, 255 * 127 * 2 would be cut off.
 MAX_CODE = 64
 MAX_NOISE = 0.004  # of a product; what is above stays with weights of 8 bits and exact activations
+NUM_WIDE = (0, 4, 8, 16, 32)  # input channels that may be multiplied apart, ascending
 _TOP = 255
+Channels = NDArray[np.intp]
 
 
 def quantize_products(model: onnx.ModelProto, inputs_of: Mapping[str, Inputs], max_noise: float = MAX_NOISE) -> None:
@@ -27,7 +32,7 @@ def quantize_products(model: onnx.ModelProto, inputs_of: Mapping[str, Inputs], m
     Args:
         model: fp32 graph with all weights inside.
         inputs_of: node name -> its inputs on calibration rows.
-        max_noise: a product that would lose more by :func:`noise` is left as it is.
+        max_noise: a product that would lose more by :func:`noise`, whatever is kept apart, is left as it is.
     """
     graph = model.graph
     weights = {weight.name: weight for weight in graph.initializer}
@@ -51,19 +56,27 @@ def activation_scale(inputs: Inputs) -> tuple[np.float32, np.uint8]:
     return np.float32(scale), np.uint8(round(-low / scale))
 
 
-def noise(matrix: NDArray[np.float32], inputs: Inputs) -> float:
+def noise(matrix: NDArray[np.float32], inputs: Inputs, num_wide: int = 0) -> float:
     """Expected square of the product's rounding error as a share of the product's: both sides round evenly.
 
     Args:
         matrix: fp32 [inputs, outputs].
         inputs: on calibration rows; their channels are taken as independent.
+        num_wide: how many of the widest channels lose nothing.
     """
-    scale, _ = activation_scale(inputs)
-    column_scales = np.abs(matrix).max(0) / MAX_CODE
+    rounded = _by_width(inputs)[: len(matrix) - num_wide]
+    scale, _ = activation_scale(inputs.at(rounded))
+    column_scales = np.abs(matrix[rounded]).max(0) / MAX_CODE
     energy = np.square(matrix).sum(1)
     mean_square = inputs.mean_square.numpy()
-    lost = scale**2 * energy.sum() + mean_square.sum() * np.square(column_scales).sum()
+    lost = scale**2 * energy[rounded].sum() + mean_square[rounded].sum() * np.square(column_scales).sum()
     return float(lost / 12 / max(mean_square @ energy, 1e-30))
+
+
+def _by_width(inputs: Inputs) -> Channels:
+    """The channels, the widest last."""
+    order: Channels = np.argsort(inputs.widths.numpy(), kind="stable")
+    return order
 
 
 def _quantized(
@@ -77,14 +90,52 @@ def _quantized(
     if node.op_type != "MatMul" or node.input[1] not in weights or node.name not in inputs_of:
         return [node]
     matrix = numpy_helper.to_array(weights[node.input[1]])
-    if noise(matrix, inputs_of[node.name]) > max_noise:
+    inputs = inputs_of[node.name]
+    # The columns of a head may be cut later on, in one product.
+    num_wide = _num_wide(matrix, inputs, max_noise, NUM_WIDE[:1] if "lm_head" in node.name else NUM_WIDE)
+    if num_wide is None:
         return [node]
-    return _integer_product(graph, node, matrix, inputs_of[node.name])
+    if not num_wide:
+        return _integer_product(graph, node, matrix, inputs)
+    return _split_product(graph, node, matrix, inputs, np.sort(_by_width(inputs)[-num_wide:]))
+
+
+def _num_wide(matrix: NDArray[np.float32], inputs: Inputs, max_noise: float, numbers: Sequence[int]) -> int | None:
+    """The fewest channels that have to be multiplied apart, or that halve the loss; None where no number is enough."""
+    losses = {num: noise(matrix, inputs, num) for num in numbers if num < len(matrix)}
+    none, *some = losses.values()
+    if some and some[0] <= none / 2:
+        del losses[0]
+    return next((num for num, loss in losses.items() if loss <= max_noise), None)
+
+
+def _split_product(
+    graph: onnx.GraphProto, node: onnx.NodeProto, matrix: NDArray[np.float32], inputs: Inputs, wide: Channels
+) -> list[onnx.NodeProto]:
+    """The wide channels in fp32, all others as integers, and the sum."""
+    others = np.setdiff1d(np.arange(len(matrix)), wide)
+    arrays = {f"{node.name}.wide.channels": wide, f"{node.name}.wide.weight": matrix[wide]}
+    graph.initializer.extend(numpy_helper.from_array(array, name) for name, array in arrays.items())
+    channels_name, weight_name = arrays
+    picked, wide_product, integer_product = (f"{node.name}.{name}" for name in ("wide", "wide.product", "product"))
+    rounded = matrix.copy()
+    rounded[wide] = 0  # their codes, which are cut off, count nothing
+    integer = helper.make_node("MatMul", list(node.input), [integer_product], name=node.name)
+    return [
+        *_integer_product(graph, integer, rounded, inputs.at(others)),
+        helper.make_node("Gather", [node.input[0], channels_name], [picked], name=f"{node.name}/Gather", axis=-1),
+        # FusedMatMul, since no later pass takes it for a product to quantise.
+        helper.make_node(
+            "FusedMatMul", [picked, weight_name], [wide_product], name=f"{node.name}/Wide", domain="com.microsoft"
+        ),
+        helper.make_node("Add", [integer_product, wide_product], list(node.output), name=f"{node.name}/Add"),
+    ]
 
 
 def _integer_product(
     graph: onnx.GraphProto, node: onnx.NodeProto, matrix: NDArray[np.float32], inputs: Inputs
 ) -> list[onnx.NodeProto]:
+    """``inputs`` are those of the channels that have to fit."""
     codes, scales = quantize_columns(matrix)
     scale, zero_point = activation_scale(inputs)
     arrays = {

@@ -16,8 +16,8 @@ from tiny import CATALOGUE, GRAMMAR, PAIRS, tiny_template, tiny_tokenizer, write
 
 from edgedsl.catalogue import Catalogue, bind
 from edgedsl.errors import GenerationError, GrammarError, MatcherError
-from edgedsl.grammar import CompiledGrammar, Grammar, Matcher
-from edgedsl.grammar.legal_tokens import LegalTokens
+from edgedsl.grammar import CompiledGrammar, Grammar, Matcher, legal_tokens
+from edgedsl.grammar.legal_tokens import LegalTokenCache, LegalTokens
 
 TOKENIZER = tiny_tokenizer()
 (END,) = TOKENIZER.end_token_ids(tiny_template())
@@ -131,7 +131,7 @@ def test_outlines_own_processor_gives_the_same_logits(name: str) -> None:
         logits = rng.standard_normal(grammar.vocab_size).astype(np.float32)
         theirs = processor.process_logits(np.array([[END, *ids[:step]]]), logits.copy()[np.newaxis])
         matcher.fill_bitmask(bitmask)
-        ours = masked(logits, LegalTokens(bitmask, grammar.vocab_size))
+        ours = masked(logits, LegalTokenCache(grammar.vocab_size).get(bitmask))
         np.testing.assert_array_equal(np.isneginf(ours), np.isneginf(np.asarray(theirs)[0]))
         np.testing.assert_array_equal(ours[~np.isneginf(ours)], logits[~np.isneginf(ours)])
         if step < len(ids):
@@ -279,7 +279,7 @@ def test_legal_tokens_keep_the_logits_of_what_a_bitmask_allows(
     allowed = rng.random(vocab_size) < share
     allowed[[0, 31, vocab_size - 1]] = True
     padded = np.pad(allowed, (0, -vocab_size % 32), constant_values=True)  # ids beyond the vocabulary are no tokens
-    legal = LegalTokens(np.packbits(padded, bitorder="little").view(np.int32), vocab_size)
+    legal = LegalTokenCache(vocab_size).get(np.packbits(padded, bitorder="little").view(np.int32))
     logits = rng.standard_normal(vocab_size).astype(np.float32)
     before = logits.copy()
     ours = masked(logits, legal, extra)
@@ -287,6 +287,22 @@ def test_legal_tokens_keep_the_logits_of_what_a_bitmask_allows(
         allowed[extra] = True
     np.testing.assert_array_equal(ours, np.where(allowed, logits, -np.inf))
     np.testing.assert_array_equal(logits, before)
+
+
+def test_only_some_masks_are_kept_in_a_large_form(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And the others say the same when they are needed again."""
+    vocab_size, rng = 4096, np.random.default_rng(0)
+    monkeypatch.setattr(legal_tokens, "_MAX_FORM_BYTES", 3 * 4 * vocab_size)
+    cache = LegalTokenCache(vocab_size)
+    allowed = rng.random((20, vocab_size)) < np.array([[0.001], [0.3], [0.9], [0.8]] * 5)
+    known = [cache.get(np.packbits(row, bitorder="little").view(np.int32)) for row in allowed]
+    logits = rng.standard_normal(vocab_size).astype(np.float32)
+    for _ in range(2):
+        for row, legal in zip(allowed, known, strict=True):
+            np.testing.assert_array_equal(masked(logits, legal), np.where(row, logits, -np.inf))
+            forms = [one._form for one in known if one._form and one._form.num_bytes > vocab_size // 8]
+            assert 0 < sum(form.num_bytes for form in forms) <= 3 * 4 * vocab_size
+    assert sum(legal._form is not None for legal in known[::4]) == 5, "what takes less than its bits stays"
 
 
 @pytest.mark.parametrize(

@@ -66,8 +66,9 @@ def test_malformed_lines_are_named(tmp_path: Path, content: bytes, message: str)
 
 
 def test_missing_and_damaged_files(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="do not exist"):
+    with pytest.raises(DataError, match="do not exist") as caught:
         read_pairs(tmp_path / "no.jsonl")
+    assert "in the command or under [data]" in str(caught.value.hint)
     damaged = tmp_path / "p.jsonl.gz"
     for content in (b"no gzip", gzip.compress(b'{"prompt": "a", "target": "b"}' * 9)[:-12]):
         damaged.write_bytes(content)

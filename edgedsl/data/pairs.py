@@ -156,7 +156,10 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
         content = path.read_bytes()
         text = (gzip.decompress(content) if path.suffix == ".gz" else content).decode("utf-8-sig")
     except FileNotFoundError as exc:
-        raise DataError(f"pairs '{path}' do not exist", hint="set [data] in edgedsl.toml") from exc
+        raise DataError(
+            f"pairs '{path}' do not exist",
+            hint="name the file you mean, in the command or under [data] in edgedsl.toml",
+        ) from exc
     except (OSError, EOFError, zlib.error, UnicodeDecodeError) as exc:
         raise DataError(
             f"pairs '{path}' cannot be read: {exc}", hint="UTF-8 JSON lines are expected, .gz if gzip'd"

@@ -23,8 +23,8 @@ from edgedsl.grammar.regex import Nfa
 from edgedsl.grammar.scopes import Scopes
 
 EMPTY = -1
-# About 800 bytes each with what is known of it; parts of a catalogue may be many at a time.
-_MAX_STACKS, _MAX_RESTRICTED_STACKS = 100_000, 10_000
+# About 2 KB each with what is known of it; parts of a catalogue may be many at a time.
+_MAX_STACKS, _MAX_RESTRICTED_STACKS = 40_000, 4_000
 
 
 class Position(NamedTuple):
