@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 from collections import Counter
@@ -15,12 +16,13 @@ from learned_tokenizer import END, learned_tokens
 from edgedsl.bench import generations
 from edgedsl.bench.table import read_result, render
 from edgedsl.errors import GenerationError, ModelError
-from edgedsl.grammar import BudgetGuard, Grammar
+from edgedsl.grammar import BudgetGuard, Grammar, position
 from edgedsl.grammar.authoring.fuzz import BATCH_SIZES, SPARE, Fuzzer, FuzzResult, request
 from edgedsl.grammar.authoring.generation import Generation, Request
 from edgedsl.grammar.authoring.language import open_language, shipped
 from edgedsl.grammar.authoring.random_logits import KINDS, RandomLogits
 from edgedsl.grammar.authoring.token_set import TokenSet, open_tokens
+from edgedsl.grammar.lalr import Stack
 
 SUM = Grammar('start: sum\nsum: sum "+" term | term\nterm: "x" | "[" sum "]"\n', name="sum")
 
@@ -116,6 +118,29 @@ def test_the_number_of_a_request_makes_its_logits() -> None:
     generation = Generation(compiled, np.random.default_rng(0))
     texts = {tuple(g.token_ids) for g in generation.batch([Request(number, 40) for number in range(10)], 4)}
     assert len(texts) > 5
+
+
+def num_stacks() -> int:
+    gc.collect()
+    return sum(type(found) is Stack for found in gc.get_objects())
+
+
+def test_what_was_known_of_old_stacks_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a server would hold more with every request; and what comes out stays the same."""
+    grammar = open_language("cypher-read").grammar()
+    requests = [Request(number, 60) for number in range(80)]
+    before = num_stacks()
+    compiled = tokens("learned").compile(grammar)
+    expected = [g.token_ids for g in Generation(compiled, np.random.default_rng(0)).batch(requests, 1)]
+    num_kept = num_stacks() - before
+    del compiled
+    monkeypatch.setattr(position, "_MAX_STACKS", 100)
+    before = num_stacks()
+    compiled = tokens("learned").compile(grammar)
+    found = [g.token_ids for g in Generation(compiled, np.random.default_rng(0)).batch(requests, 1)]
+    assert found == expected
+    assert num_stacks() - before < num_kept / 5
+    assert compiled.planner.automaton.start().stack.family.size < 2000
 
 
 # --- batches

@@ -9,17 +9,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from copy import copy
+from itertools import count
 from typing import NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgedsl.grammar.lalr import Stack
+from edgedsl.grammar.lalr import Family, Stack
 from edgedsl.grammar.position import EMPTY, Automaton, Position
 
 TokenIds = NDArray[np.int32]
+Classes = dict[Position, TokenIds]
 _MAX_STATES = 4096  # lexer states remembered; one inside a string holds four bytes a token
-_MAX_POSITIONS = 1024
+_MAX_POSITIONS = 4096
 
 
 class _Inside(NamedTuple):
@@ -34,6 +36,28 @@ class _Inside(NamedTuple):
     cuts: dict[int, tuple[TokenIds, TokenClasses]]
 
 
+class _Found:
+    """What was found at positions: of all tokens, and of what is behind some of them.
+
+    A stack keeps all stacks of its family, so what was found for an old one is forgotten with it.
+    """
+
+    def __init__(self) -> None:
+        self.numbers = count()
+        self._family: Family | None = None
+        self._classes: dict[tuple[int, Position], Classes] = {}
+
+    def get(self, number: int, position: Position) -> Classes | None:
+        return self._classes.get((number, position))
+
+    def keep(self, number: int, position: Position, classes: Classes) -> None:
+        family = position.stack.family
+        if family is not self._family or len(self._classes) >= _MAX_POSITIONS:
+            self._classes.clear()
+            self._family = family
+        self._classes[number, position] = classes
+
+
 class TokenClasses:
     """The tokens that may follow at a position, by the position they lead to.
 
@@ -45,6 +69,7 @@ class TokenClasses:
     def __init__(self, automaton: Automaton, token_bytes: Sequence[bytes]) -> None:
         self._bytes = np.frombuffer(b"".join(token_bytes), np.uint8)
         lengths = np.fromiter(map(len, token_bytes), np.int32, len(token_bytes))
+        self._found = _Found()
         self._bind(automaton, (np.cumsum(lengths) - lengths).astype(np.int32), lengths)
 
     def _bind(self, automaton: Automaton, offsets: TokenIds, lengths: TokenIds) -> None:
@@ -52,12 +77,12 @@ class TokenClasses:
         self._automaton = automaton
         self._lengths = lengths
         self._offsets = offsets
+        self._number = next(self._found.numbers)
         spelling = np.flatnonzero(self._lengths).astype(np.int32)
         first = self._bytes[self._offsets[spelling]]
         self._by_first = spelling[np.argsort(first, kind="stable")]
         self._first_edges = np.searchsorted(np.sort(first), np.arange(257))
         self._inside_of: dict[int, _Inside] = {}
-        self._classes: dict[Position, dict[Position, TokenIds]] = {}
 
     def _behind(self, token_ids: TokenIds, depths: TokenIds) -> Self:
         """What these tokens have behind so many bytes, as tokens that are numbered anew."""
@@ -70,18 +95,19 @@ class TokenClasses:
         restricted = copy(self)
         restricted._automaton = automaton
         restricted._inside_of = {}
-        restricted._classes = {}
+        restricted._found = _Found()
+        restricted._number = next(restricted._found.numbers)
         return restricted
 
-    def at(self, position: Position) -> dict[Position, TokenIds]:
+    def at(self, position: Position) -> Classes:
         """Positions after one token, each with the tokens (ascending) that lead there."""
-        if position not in self._classes:
-            if len(self._classes) >= _MAX_POSITIONS:
-                self._classes.clear()
-            self._classes[position] = self._find(position)
-        return self._classes[position]
+        classes = self._found.get(self._number, position)
+        if classes is None:
+            classes = self._find(position)
+            self._found.keep(self._number, position, classes)
+        return classes
 
-    def _find(self, position: Position) -> dict[Position, TokenIds]:
+    def _find(self, position: Position) -> Classes:
         stack, lexeme = position
         inside = self._inside(self._automaton.lexer_start(stack) if lexeme == EMPTY else lexeme)
         found = {Position(stack, end): [token_ids] for end, token_ids in inside.ends.items()}
