@@ -194,6 +194,15 @@ def test_wide_channels_are_multiplied_apart_and_cost_the_others_nothing(num_spik
     assert lost < 0.004 < noise(matrix, inputs)
 
 
+def test_wide_channels_do_not_mix_the_rows_of_a_call() -> None:
+    matrix, inputs = spiky(4)
+    model, x = product(matrix, inputs, 0.004), random(24, 64, seed=4)
+    assert operators(model) == SPLIT
+    together, _ = run(model, x)
+    for num_rows in range(1, 24):
+        np.testing.assert_array_equal(run(model, x[:num_rows])[0], together[:num_rows])
+
+
 def test_a_head_stays_one_product() -> None:
     """Its columns can be cut then."""
     matrix, inputs = spiky()
