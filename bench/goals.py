@@ -71,7 +71,7 @@ def read_goals(path: Path) -> list[Goal]:
     try:
         goals = [Goal(**entry) for entry in tomllib.loads(path.read_text(encoding="utf-8"))["goal"]]
     except FileNotFoundError as exc:
-        raise DataError(f"goals '{path}' do not exist", hint="run it in the root of the repository") from exc
+        raise DataError(f"goals '{path}' do not exist", hint="run it in the repository root") from exc
     except (OSError, ValueError, KeyError, TypeError) as exc:
         raise DataError(f"goals '{path}' cannot be read: {exc}", hint="bench/goals.py says what a goal has") from exc
     for goal in goals:

@@ -64,9 +64,11 @@ def noise(matrix: NDArray[np.float32], inputs: Inputs, num_wide: int = 0) -> flo
         inputs: on calibration rows; their channels are taken as independent.
         num_wide: how many of the widest channels lose nothing.
     """
-    rounded = _by_width(inputs)[: len(matrix) - num_wide]
-    scale, _ = activation_scale(inputs.at(rounded))
-    column_scales = np.abs(matrix[rounded]).max(0) / MAX_CODE
+    rounded = np.ones(len(matrix), np.bool_)
+    rounded[_by_width(inputs)[len(matrix) - num_wide :]] = False
+    scale, _ = activation_scale(inputs.at(np.flatnonzero(rounded)))
+    # No row is copied: of a head that would be as large as the model.
+    column_scales = np.abs(matrix).max(0, where=rounded[:, None], initial=0) / MAX_CODE
     energy = np.square(matrix).sum(1)
     mean_square = inputs.mean_square.numpy()
     lost = scale**2 * energy[rounded].sum() + mean_square[rounded].sum() * np.square(column_scales).sum()
@@ -102,11 +104,10 @@ def _quantized(
 
 def _num_wide(matrix: NDArray[np.float32], inputs: Inputs, max_noise: float, numbers: Sequence[int]) -> int | None:
     """The fewest channels that have to be multiplied apart, or that halve the loss; None where no number is enough."""
-    losses = {num: noise(matrix, inputs, num) for num in numbers if num < len(matrix)}
-    none, *some = losses.values()
-    if some and some[0] <= none / 2:
-        del losses[0]
-    return next((num for num, loss in losses.items() if loss <= max_noise), None)
+    numbers = [num for num in numbers if num < len(matrix)]
+    if numbers[1:] and noise(matrix, inputs, numbers[1]) <= noise(matrix, inputs) / 2:
+        numbers = numbers[1:]
+    return next((num for num in numbers if noise(matrix, inputs, num) <= max_noise), None)
 
 
 def _split_product(

@@ -140,7 +140,6 @@ def test_what_was_known_of_old_stacks_is_forgotten(monkeypatch: pytest.MonkeyPat
     found = [g.token_ids for g in Generation(compiled, np.random.default_rng(0)).batch(requests, 1)]
     assert found == expected
     assert num_stacks() - before < num_kept / 5
-    assert compiled.planner.automaton.start().stack.family.size < 2000
 
 
 # --- batches

@@ -87,7 +87,7 @@ def test_a_file_of_another_shape_is_refused(tmp_path: Path, text: str, message: 
 def test_goals_that_are_not_there_hint_at_where_to_run_it(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="do not exist") as caught:
         read_goals(tmp_path / "goals.toml")
-    assert caught.value.hint == "run it in the root of the repository"
+    assert caught.value.hint == "run it in the repository root"
 
 
 def test_the_table_tells_what_limits_a_miss_and_only_that(tmp_path: Path) -> None:
