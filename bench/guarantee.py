@@ -72,8 +72,15 @@ def measure(engine: Engine, sentences: Sequence[str], title: str) -> dict[str, A
 
 def answer_ms(bundle: Path, sentences: Sequence[str], num_threads: int) -> list[float]:
     """Milliseconds of each answer after a load; to be asked in a new process."""
-    engine = Engine.from_bundle(bundle, num_threads=num_threads)
+    engine = _ready(bundle, num_threads)
     return [engine.generate(sentence, _PARAMS).timings.e2el_ms for sentence in sentences]
+
+
+def _ready(bundle: Path, num_threads: int) -> Engine:
+    """As a server begins."""
+    engine = Engine.from_bundle(bundle, num_threads=num_threads)
+    engine.warm_up()
+    return engine
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -87,9 +94,9 @@ def main(arguments: list[str] | None = None) -> int:
 def _record(options: argparse.Namespace) -> dict[str, Any]:
     load = load_average()
     sentences = [pair.prompt for pair in spread(read_pairs(options.pairs), options.num_rows)]
-    engine = Engine.from_bundle(options.bundle, num_threads=options.num_threads)
+    engine = _ready(options.bundle, options.num_threads)
     rows = [measure(engine, sentences, title) for title in ("after a load", "again")]
-    idle = Engine.from_bundle(options.bundle, num_threads=options.num_threads)
+    idle = _ready(options.bundle, options.num_threads)
     num_walked = sum(1 for _ in idle.idle_work())
     rows.append(measure(idle, sentences, "after a load and idle work"))
     first = _first_requests(options, sentences)

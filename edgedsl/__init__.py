@@ -18,7 +18,7 @@ def load(bundle: str | Path, *, execution_provider: str = "cpu", num_threads: in
     """Open a bundle for generation.
 
     ``load("bundle")("sentence")`` returns a :class:`~edgedsl.runtime.sequence.Completion`; ``.stream("sentence")``
-    yields text.
+    yields text. ``.warm_up()`` makes the first program as quick as later ones: for a service, before its first request.
 
     Args:
         bundle: folder written by ``edgedsl export``.

@@ -475,7 +475,7 @@ def test_dev_pairs_that_are_malformed_are_a_bundle_error(project: Config, conten
 
 
 def test_what_fails_while_warming_up_is_not_blamed_on_the_dev_pairs(
-    tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    real: Engine, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def fail(error: Exception) -> None:
         def generate(self: Engine, sentence: str, params: SamplingParams) -> None:
@@ -485,7 +485,7 @@ def test_what_fails_while_warming_up_is_not_blamed_on_the_dev_pairs(
 
     fail(TypeError("a mistake of ours"))
     with pytest.raises(TypeError, match="a mistake of ours"):
-        Engine.from_bundle(tiny_bundle)
+        real.warm_up()
     fail(GenerationError("no program"))
-    assert Engine.from_bundle(tiny_bundle).load_ms > 0
+    real.warm_up()
     assert "the warm-up failed: no program" in caplog.text

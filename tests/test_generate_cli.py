@@ -140,18 +140,12 @@ def test_stream_prints_the_same_text(tiny_bundle: Path, answers: dict[str, Any])
     assert result.stdout.splitlines() == [answer.text for answer in answers.values()]
 
 
-def answer_with(monkeypatch: pytest.MonkeyPatch, answer: Any) -> None:
-    """In place of decoding; loading a bundle decodes nothing then."""
-    monkeypatch.setattr(Engine, "generate", answer)
-    monkeypatch.setattr(Engine, "_warm_up", lambda self, bundle: None)
-
-
 def test_a_stream_that_fails_ends_its_line(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def answer(self: Engine, sentence: str, params: SamplingParams, *, on_text: Any) -> None:
         on_text("off")
         raise GenerationError("discarded")
 
-    answer_with(monkeypatch, answer)
+    monkeypatch.setattr(Engine, "generate", answer)
     result = generate(tiny_bundle, "--stream", "one", "two")
     assert result.stdout == "off\noff\n"
     assert result.stderr.count("error: discarded") == 2
@@ -183,7 +177,7 @@ def test_the_exit_code_is_that_of_the_last_failure(tiny_bundle: Path, monkeypatc
             raise failures[sentence]
         return type(template)("off hall", (1,), "stop", 1, 1, template.timings)
 
-    answer_with(monkeypatch, answer)
+    monkeypatch.setattr(Engine, "generate", answer)
     assert generate(tiny_bundle, "a", "b", "c").exit_code == 12
     assert generate(tiny_bundle, "b", "a", "c").exit_code == 11
     assert generate(tiny_bundle, "c").exit_code == 0
@@ -196,7 +190,7 @@ def test_sampling_flags_reach_the_engine(tiny_bundle: Path, monkeypatch: pytest.
         seen.append(params)
         raise GenerationError("enough")
 
-    answer_with(monkeypatch, answer)
+    monkeypatch.setattr(Engine, "generate", answer)
     generate(
         tiny_bundle,
         *["--temperature", "0.5", "--top-k", "3", "--top-p", "0.9", "--seed", "8", "--max-tokens", "9", "x"],

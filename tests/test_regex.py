@@ -23,15 +23,20 @@ PATTERNS = [
     r"[à-ÿ]|\d\D",
     "[\\u0800-\\uffff\U00010000]",
     r"(?:a|)(?:b*?c)+?",
+    r"(?:ab|abc|[x]y|xS|b|é1|e)+x?",
 ]
 CHARACTERS = st.one_of(st.sampled_from('ab"\\01.-xcsSeElLfromT '), st.characters(exclude_categories=["Cs"]))
 TEXT = st.text(CHARACTERS, max_size=8)
 
 
 def automaton(*patterns: str) -> tuple[Dfa, list[int]]:
-    nfa = Nfa()
-    starts = [nfa.add(pattern, f"T{i}") for i, pattern in enumerate(patterns)]
+    nfa, starts = nondeterministic(*patterns)
     return Dfa(nfa), starts
+
+
+def nondeterministic(*patterns: str) -> tuple[Nfa, list[int]]:
+    nfa = Nfa()
+    return nfa, [nfa.add(pattern, f"T{i}") for i, pattern in enumerate(patterns)]
 
 
 def walk(dfa: Dfa, state: int, data: bytes) -> int:
@@ -44,13 +49,16 @@ def walk(dfa: Dfa, state: int, data: bytes) -> int:
 
 @pytest.mark.parametrize("pattern", PATTERNS)
 def test_matches_what_python_matches(pattern: str) -> None:
-    dfa, starts = automaton(pattern)
+    nfa, starts = nondeterministic(pattern)
+    dfa = Dfa(nfa)
 
     @settings(max_examples=200, deadline=None)
     @given(st.one_of(TEXT, st.from_regex(pattern, fullmatch=True).filter(lambda text: text.isprintable())))
     def check(text: str) -> None:
         state = walk(dfa, dfa.start(starts), text.encode())
-        assert (state >= 0 and dfa.accepts[state] == (0,)) == bool(re.fullmatch(pattern, text))
+        is_match = bool(re.fullmatch(pattern, text))
+        assert (state >= 0 and dfa.accepts[state] == (0,)) == is_match
+        assert nfa.matches(starts[0], text.encode()) == is_match
 
     check()
 

@@ -275,7 +275,7 @@ def started(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, Any]:
 
     def from_bundle(path: Path, **options: Any) -> SimpleNamespace:
         found["engine"] = options
-        return SimpleNamespace()
+        return SimpleNamespace(warm_up=lambda: found.update(is_warm=True))
 
     def start(load: Callable[[], Any], section: ServeSection, **options: Any) -> None:
         load()
@@ -293,6 +293,11 @@ def test_the_engine_has_as_many_slots_as_there_are_streams(
 ) -> None:
     assert CliRunner().invoke(command, ["bundle", *arguments], catch_exceptions=False).exit_code == 0
     assert (started["section"].streams, started["engine"]["num_slots"]) == (number, number)
+
+
+def test_a_server_warms_up_before_it_takes_requests(started: dict[str, Any]) -> None:
+    CliRunner().invoke(command, ["bundle"], catch_exceptions=False)
+    assert started["is_warm"]
 
 
 def test_the_flags_of_the_runtime_reach_the_engine(started: dict[str, Any]) -> None:

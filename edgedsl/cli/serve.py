@@ -51,6 +51,7 @@ def command(bundle: Path | None, project_file: Path | None, **flags: Any) -> Non
         from edgedsl.runtime.engine import Engine
 
         engine = Engine.from_bundle(path, **asdict(config.runtime), num_slots=config.serve.streams)
+        engine.warm_up()
         engine.disagreements = disagreements
         return engine
 

@@ -152,17 +152,12 @@ class Dfa:
             return self._state(states)
         (alone,) = states
         if alone not in self._alone:
-            self._alone[alone] = self._state(states)
+            is_inside = self._nfa.moves[alone] and not self._nfa.empty[alone]  # most of a long list of names
+            self._alone[alone] = self._add((alone,)) if is_inside else self._state(states)
         return self._alone[alone]
 
     def _state(self, states: Iterable[int]) -> int:
-        closure, empty = set(states), self._nfa.empty
-        waiting = [state for state in closure if empty[state]]  # few of many: names have none
-        while waiting:
-            for target in empty[waiting.pop()]:
-                if target not in closure:
-                    closure.add(target)
-                    waiting.append(target)
+        closure = self._nfa.closure(states)
         owner, ranks, moves = self._nfa.owner, self.ranks, self._nfa.moves
         finals = self._finals.keys() & closure
         # States without moves only pass on; dropping them makes equal states equal.

@@ -6,8 +6,7 @@ This repeats what Lark's contextual lexer and LALR parser do, but on prefixes, a
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Callable, Container, Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping, Sequence
 from copy import copy
 from functools import partial
 from typing import NamedTuple
@@ -64,18 +63,45 @@ class Automaton:
         self.tables = Tables(lark, start)
         self.ignored = frozenset(lark.ignore_tokens)
         self.nfa = Nfa()
-        self.patterns: list[Pattern] = []  # in the order in which Lark prefers them
+        self.patterns: list[Pattern] = []  # fixed strings before the expressions that spell them too
         self._by_terminal: dict[str, list[int]] = {}
         self._by_name: dict[tuple[str, str], int] = {}
         names = catalogue.terminals if catalogue else {}
         used = [t for t in lark.terminals if t.name in self.tables.terminals | self.ignored]
-        ranks = _ranks(used, names)
-        for terminal in sorted(used, key=lambda t: (ranks[t.name], not isinstance(t.pattern, PatternStr))):
+        order = sorted(used, key=lambda t: (-t.priority, -t.pattern.max_width, -len(t.pattern.value), t.name))
+        for terminal in sorted(order, key=lambda t: not isinstance(t.pattern, PatternStr)):
             self._add(terminal, names.get(terminal.name))
+        ranks = self._ranks(order, names)
         self.dfa = Dfa(self.nfa, [ranks[pattern.terminal] for pattern in self.patterns])
         self._distances: dict[int, dict[str, list[tuple[float, int]]]] = {}
         self._max_stacks = _MAX_STACKS
         self._bind(catalogue)
+
+    def _ranks(self, order: Sequence[TerminalDef], names: Mapping[str, Container[str]]) -> dict[str, int]:
+        """The order in which Lark tries terminals.
+
+        A fixed string that a regular expression of its priority spells has that one's rank: Lark lets the expression
+        match, and then looks whether the text is the string.
+
+        Args:
+            order: by priority, then the wider and longer pattern.
+            names: by terminal those of a catalogue: long lists that are looked up, not matched.
+        """
+        ranks = {terminal.name: rank for rank, terminal in enumerate(order)}
+        strings = [terminal for terminal in order if isinstance(terminal.pattern, PatternStr)]
+        for expression in reversed(order):  # of several that spell a string the first one counts
+            if not isinstance(expression.pattern, PatternStr):
+                for string in strings:
+                    text = string.pattern.value
+                    if string.priority == expression.priority and self._spells(expression.name, text, names):
+                        ranks[string.name] = ranks[expression.name]
+        return ranks
+
+    def _spells(self, expression: str, text: str, names: Mapping[str, Container[str]]) -> bool:
+        if expression in names:
+            return text in names[expression]
+        (pattern,) = self._by_terminal[expression]
+        return self.nfa.matches(self.patterns[pattern].start, text.encode())
 
     def _bind(self, catalogue: Catalogue | None) -> None:
         self._scopes = Scopes(catalogue)
@@ -268,28 +294,3 @@ class Automaton:
         self.patterns.append(Pattern(terminal, start))
         self._by_terminal.setdefault(terminal, []).append(len(self.patterns) - 1)
         return len(self.patterns) - 1
-
-
-def _ranks(terminals: list[TerminalDef], names: Mapping[str, Container[str]]) -> dict[str, int]:
-    """The order in which Lark tries terminals: by priority, then the wider and longer pattern.
-
-    A fixed string that a regular expression of its priority spells has that one's rank: Lark lets the expression match,
-    and then looks whether the text is the string. ``names``, by terminal, are those of a catalogue: long lists that are
-    looked up, not compiled.
-    """
-    order = sorted(terminals, key=lambda t: (-t.priority, -t.pattern.max_width, -len(t.pattern.value), t.name))
-    ranks = {terminal.name: rank for rank, terminal in enumerate(order)}
-    expressions = [(t, _matches(t, names.get(t.name))) for t in order if not isinstance(t.pattern, PatternStr)]
-    for terminal in order:
-        if isinstance(terminal.pattern, PatternStr):
-            covering = [
-                ranks[other.name]
-                for other, matches in expressions
-                if other.priority == terminal.priority and matches(terminal.pattern.value)
-            ]
-            ranks[terminal.name] = min(covering, default=ranks[terminal.name])
-    return ranks
-
-
-def _matches(terminal: TerminalDef, names: Container[str] | None) -> Callable[[str], object]:
-    return re.compile(terminal.pattern.to_regexp()).fullmatch if names is None else names.__contains__

@@ -54,6 +54,28 @@ class Nfa:
         self.final.append(builder.sequence(tree, start, tree.state.flags))
         return start
 
+    def closure(self, states: Iterable[int]) -> set[int]:
+        """These states and those that they reach for free."""
+        closure, empty = set(states), self.empty
+        waiting = [state for state in closure if empty[state]]  # few of many: names have none
+        while waiting:
+            for target in empty[waiting.pop()]:
+                if target not in closure:
+                    closure.add(target)
+                    waiting.append(target)
+        return closure
+
+    def matches(self, start: int, text: bytes) -> bool:
+        """Whether the pattern with this start state matches all of a text."""
+        states = self.closure([start])
+        for byte in text:
+            if not states:
+                return False
+            states = self.closure(
+                target for state in states for low, high, target in self.moves[state] if low <= byte <= high
+            )
+        return self.final[self.owner[start]] in states
+
     def copy(self) -> Nfa:
         """One that can be added to without changing this one."""
         copied = Nfa()
@@ -94,7 +116,7 @@ class _Builder:
         return start
 
     def _piece(self, operator: Any, argument: Any, start: int, flags: int) -> int:
-        if operator is _op.LITERAL and argument < _ASCII and not flags & _IGNORE_CASE:  # most of a long list of names
+        if _is_one_byte(operator, argument, flags):
             return self._move(start, argument, argument, self.state())
         if operator in (_op.LITERAL, _op.NOT_LITERAL, _op.IN, _op.ANY):
             return self._characters(matched(operator, argument, flags), start)
@@ -126,11 +148,22 @@ class _Builder:
         return target
 
     def _branch(self, branches: Sequence[Any], start: int, flags: int) -> int:
+        """Texts share their beginnings: a long list of names has one way in for each first letter."""
         end = self.state()
+        trie: dict[tuple[int, int], int] = {}
         for items in branches:
-            first = self.state()
-            self._nfa.empty[start].append(first)
-            self._nfa.empty[self.sequence(items, first, flags)].append(end)
+            if all(_is_one_byte(operator, argument, flags) for operator, argument in items):
+                last = start
+                for _, byte in items:
+                    key = (last, byte)
+                    if key not in trie:
+                        trie[key] = self._move(last, byte, byte, self.state())
+                    last = trie[key]
+            else:
+                first = self.state()
+                self._nfa.empty[start].append(first)
+                last = self.sequence(items, first, flags)
+            self._nfa.empty[last].append(end)
         return end
 
     def _repeat(self, least: int, most: Any, items: Any, start: int, flags: int) -> int:
@@ -155,3 +188,8 @@ class _Builder:
             start = self.sequence(items, start, flags)
         self._nfa.empty[start].append(end)
         return end
+
+
+def _is_one_byte(operator: Any, argument: Any, flags: int) -> bool:
+    """Most of a long list of names is."""
+    return operator is _op.LITERAL and argument < _ASCII and not flags & _IGNORE_CASE

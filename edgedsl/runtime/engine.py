@@ -66,6 +66,7 @@ class Engine:
         self.head: Head | None = None
         self.manifest: Manifest | None = None
         self.load_ms = 0.0
+        self.dev_sentence: str | None = None
         self._running: Sequence | None = None
 
     @classmethod
@@ -112,8 +113,7 @@ class Engine:
                 engine.drafts = DraftSources.from_bundle(bundle.path, engine.tokenizer, end_token_ids)
         if not exact:
             engine.costs = parts.costs
-        for sentence, _ in parts.dev[:1]:
-            engine._warm_up(sentence)
+        engine.dev_sentence = next((sentence for sentence, _ in parts.dev), None)
         engine.load_ms = 1000 * (time.perf_counter() - started)
         return engine
 
@@ -171,11 +171,16 @@ class Engine:
                 break
         return self.finish(sequence)
 
-    def _warm_up(self, sentence: str) -> None:
-        """Answer one of the bundle's own dev sentences, so that the first request finds memory warm."""
+    def warm_up(self) -> None:
+        """Answer one of the bundle's own dev sentences, so that the first request finds memory warm.
+
+        For a server, whose load nobody waits for; a single program would only be ready later.
+        """
+        if self.dev_sentence is None:
+            return
         params = SamplingParams(max_tokens=max(self.compiled.planner.enough_tokens, _WARM_UP_TOKENS))
         try:
-            self.generate(sentence, params)
+            self.generate(self.dev_sentence, params)
         except (GenerationError, RequestError) as exc:  # a request will say so again
             _log.warning("the warm-up failed: %s", exc.message)
 
