@@ -18,6 +18,7 @@ from edgedsl.exporters.calibration import Inputs, input_channels, input_moments
 from edgedsl.exporters.fidelity import Fidelity
 from edgedsl.exporters.fused.on_device import to_device
 from edgedsl.exporters.passes.graph import save_graph
+from edgedsl.exporters.passes.part_head import can_part, part_head
 from edgedsl.exporters.passes.trim_head import trim_head
 from edgedsl.exporters.prefix import write_prefix
 from edgedsl.exporters.quality import Quality
@@ -94,7 +95,7 @@ class Writer:
         return replace(self.info, quantization=name, kv_dtype=kv_dtype(name))
 
     def write(self, name: str, folder: Path) -> None:
-        """Write model.onnx, its data, the prefix and the head's tokens into a new folder.
+        """Write model.onnx, its data, the prefix, and the head's tokens and files into a new folder.
 
         Raises:
             ExportError: a weight that the recipe cannot take, or a prefix that is not exact.
@@ -115,8 +116,11 @@ class Writer:
         if name in HALF:
             to_device(model, HALF[name], self.info.context_length)
         served = ir.from_proto(model)
-        if self.head:
+        if can_part(served):
+            part_head(served, folder, self.head.token_ids if self.head else None)
+        elif self.head:
             trim_head(served, self.head.token_ids)
+        if self.head:
             atomic.write_bytes(folder / HEAD_FILE, self.head.pack(self.vocab_size))
         save_graph(served, folder / "model.onnx")
 

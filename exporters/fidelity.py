@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from edgedsl.errors import ExportError
 from edgedsl.exporters.parity import Logits
-from edgedsl.exporters.passes.trim_head import NO_LOGIT
+from edgedsl.runtime.lm_head import NO_LOGIT
 
 
 @dataclass(frozen=True)

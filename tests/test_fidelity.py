@@ -10,7 +10,7 @@ import pytest
 from edgedsl.errors import ExportError
 from edgedsl.exporters.fidelity import Fidelity, fidelity
 from edgedsl.exporters.first_round import Contender, judged
-from edgedsl.exporters.passes.trim_head import NO_LOGIT
+from edgedsl.runtime.lm_head import NO_LOGIT
 
 ROWS = [np.random.default_rng(seed).normal(size=(length, 7)).astype(np.float32) for seed, length in ((0, 5), (1, 3))]
 

@@ -40,9 +40,8 @@ def test_each_call_has_the_operators_before_its_end(tmp_path: Path) -> None:
 def test_products_are_counted(tiny_bundle: Path) -> None:
     manifest = json.loads((tiny_bundle / "manifest.json").read_text())
     found = operators.multiplications(tiny_bundle / "model.onnx")
-    layers = {name for name in found if "layers" in name}
-    assert len(layers) == 4 * manifest["model"]["num_layers"]  # q, k and v are one product, gate and up another
-    assert [name for name in found if name not in layers] == ["/lm_head/MatMul"]
+    assert all("layers" in name for name in found)  # the head is apart
+    assert len(found) == 4 * manifest["model"]["num_layers"]  # q, k and v are one product, gate and up another
     assert all(number > 0 for number in found.values())
 
 

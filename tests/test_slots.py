@@ -143,7 +143,7 @@ def test_a_failing_model_is_an_error_of_ours(tmp_path: Path, monkeypatch: pytest
     def fail(*_: Any) -> None:
         raise RuntimeError("no")
 
-    monkeypatch.setattr(slots._session, "run_with_iobinding", fail)
+    monkeypatch.setattr(slots._decoder.session, "run_with_iobinding", fail)
     with pytest.raises(GenerationError, match="failed to run one step"):
         slots.step({0: 1, 1: 2})
     assert [one.length for one in slots.decoders] == [0] * 4

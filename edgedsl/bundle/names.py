@@ -10,6 +10,7 @@ from edgedsl.errors import BundleError
 MANIFEST = "manifest.json"
 EXTENSIONS = (
     ".json", ".jsonl", ".onnx", ".data", ".lark", ".txt", ".md", ".html", ".ngrams", ".neighbours", ".kv", ".tokens",
+    ".columns",
 )  # fmt: skip
 # The name field of a ustar header; longer names would need an extension of the format.
 MAX_NAME = 100

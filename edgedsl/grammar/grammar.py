@@ -107,6 +107,15 @@ class Grammar:
         restricted.catalogue = catalogue
         return restricted
 
+    def build_lexers(self) -> None:
+        """Those of all parser states; Lark itself builds one when a program first comes by.
+
+        It matches fixed strings against expressions then, which for some expressions takes for ever.
+        """
+        contextual: Any = self.lark.parser.lexer
+        for lexer in (contextual.root_lexer, *contextual.lexers.values()):
+            _ = lexer.scanner
+
     def parse(self, text: str) -> Any:
         """The Lark tree of a program.
 

@@ -20,6 +20,7 @@ _FAR = 16
 _PATIENCE = 3  # refusals after which tokens are refused by where they lead, not one by one
 _MAX_TARGETS = 4096
 Draw = Callable[[Logits], int]
+LogitsOf = Callable[[NDArray[np.int64]], Logits]
 
 
 class BudgetGuard:
@@ -57,12 +58,28 @@ class BudgetGuard:
             NoTokenError: no token is left.
             MatcherError: the engine failed.
         """
-        logits = logits[: self._compiled.vocab_size]
-        # Where only one text can follow, llguidance's mask holds just its canonical token, which may be a short one.
-        planned = self._ending[0] if self._ending else None
         if self._values is None:
             self._values = np.empty(self._compiled.vocab_size, np.float32)
-        values, token_ids = self._legal().select(logits, planned, self._values)
+        logits = logits[: self._compiled.vocab_size]
+        return self._choose(*self.legal().select(logits, self._planned, self._values), draw, tokens_left)
+
+    def choose_of_few(self, logits_of: LogitsOf, draw: Draw, tokens_left: int) -> int | None:
+        """Like :meth:`choose`, where few tokens are legal: only their logits are asked for. None where they are many.
+
+        Args:
+            logits_of: the logits of some tokens, given their ids.
+            draw: see :meth:`choose`.
+            tokens_left: likewise.
+        """
+        token_ids = self.legal().few(self._planned)
+        return None if token_ids is None else self._choose(logits_of(token_ids), token_ids, draw, tokens_left)
+
+    @property
+    def _planned(self) -> int | None:
+        """Legal too: where one text only can follow, the mask holds its canonical token alone, perhaps a short one."""
+        return self._ending[0] if self._ending else None
+
+    def _choose(self, values: Logits, token_ids: NDArray[np.int64] | None, draw: Draw, tokens_left: int) -> int:
         num_refused = 0
         while True:
             index = draw(values)
@@ -83,6 +100,22 @@ class BudgetGuard:
         self._is_alike[alike] = True  # np.isin would sort them
         values[self._is_alike[token_ids]] = -np.inf
         self._is_alike[alike] = False
+
+    def legal(self) -> LegalTokens:
+        """What the engine allows; a position that another program came by is known.
+
+        Raises:
+            NoTokenError: nothing.
+            MatcherError: the engine failed.
+        """
+        node = self._position.node
+        if node.legal is None:
+            bitmask = np.empty(self._compiled.bitmask_size, np.int32)
+            self._matcher.fill_bitmask(bitmask)
+            if not bitmask.any():
+                raise NoTokenError("no token can follow: the grammar engine allows none")
+            node.legal = self._compiled.legal_tokens.get(bitmask)
+        return node.legal
 
     def permits(self, token_id: int, tokens_left: int) -> bool:
         """Whether the token is legal and the program can still be finished after it, or may end with it.
@@ -177,17 +210,6 @@ class BudgetGuard:
             spelled = self._planner.vocabulary.token_bytes[token_id]
             targets[token_id] = self._planner.automaton.advance(self._position, spelled) if spelled else None
         return targets[token_id]
-
-    def _legal(self) -> LegalTokens:
-        """What the engine allows; a position that another program came by is known."""
-        node = self._position.node
-        if node.legal is None:
-            bitmask = np.empty(self._compiled.bitmask_size, np.int32)
-            self._matcher.fill_bitmask(bitmask)
-            if not bitmask.any():
-                raise NoTokenError("no token can follow: the grammar engine allows none")
-            node.legal = self._compiled.legal_tokens.get(bitmask)
-        return node.legal
 
     def _alike(self, token_id: int) -> NDArray[np.integer[Any]]:
         """The tokens that lead where this one leads, so that one verdict does for all of them."""

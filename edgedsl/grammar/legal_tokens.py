@@ -78,16 +78,22 @@ class LegalTokens:
             extra: a token that is legal too.
             memory: [vocab], for the copy: to allocate that much anew takes longer than to fill it.
         """
-        token_ids, penalty = self._form or self._made_again()
-        if token_ids is None:
-            assert penalty is not None
-            values = np.add(logits, penalty, out=memory)
-            if extra is not None:
-                values[extra] = logits[extra]
-            return values, None
-        if extra is not None and extra not in token_ids:
-            token_ids = np.append(token_ids, extra)
-        return logits[token_ids], token_ids
+        token_ids = self.few(extra)
+        if token_ids is not None:
+            return logits[token_ids], token_ids
+        penalty = (self._form or self._made_again()).penalty
+        assert penalty is not None
+        values = np.add(logits, penalty, out=memory)
+        if extra is not None:
+            values[extra] = logits[extra]
+        return values, None
+
+    def few(self, extra: int | None) -> NDArray[np.int64] | None:
+        """The tokens; None where they are many. ``extra`` is as for :meth:`select`."""
+        token_ids = (self._form or self._made_again()).token_ids
+        if token_ids is None or extra is None or extra in token_ids:
+            return token_ids
+        return np.append(token_ids, extra)
 
     def drop_form(self) -> None:
         """Keep the bits only."""

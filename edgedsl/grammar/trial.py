@@ -164,6 +164,7 @@ def _compile(request: dict[str, Any], limits: Limits) -> int:
 
 
 def _min_tokens(grammar: Grammar, tokenizer: Tokenizer, end_token_ids: list[int]) -> int:
+    grammar.build_lexers()
     try:
         return grammar.compile(tokenizer, end_token_ids).planner.min_tokens
     except GenerationError as exc:  # of the first mask

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from copy import copy
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime as ort
@@ -13,13 +14,16 @@ from numpy.typing import NDArray
 
 from edgedsl.bundle.manifest import ModelInfo
 from edgedsl.errors import GenerationError, PromptTooLong, ProviderError
+from edgedsl.grammar.legal_tokens import Logits
 from edgedsl.runtime import kv_cache
 from edgedsl.runtime.device_calls import DeviceCalls
+from edgedsl.runtime.lm_head import HeadRows, LmHead
 from edgedsl.runtime.placement import Placement
 from edgedsl.runtime.prefix import Prefix
 from edgedsl.runtime.providers import ThreadSettings, make_session
 from edgedsl.runtime.rows import Rows, on_host
 
+HEAD_CODES = "head_codes"  # what a graph without a head gives instead of logits
 _MAX_KEPT_ROWS = 32  # rows of logits that have a buffer of their own
 
 
@@ -82,7 +86,9 @@ class Decoder:
         self.length = 0
         self._device = "cuda" if is_on_gpu else "cpu"
         self._binding = self.session.io_binding()
-        self._logits = np.empty((1, _MAX_KEPT_ROWS, info.vocab_size), np.float32)
+        has_head = HEAD_CODES not in {output.name for output in self.session.get_outputs()}
+        self.head = None if has_head else LmHead(model_path.parent, info.vocab_size, self.threads)
+        self._found = self.row_buffer(1, _MAX_KEPT_ROWS)
         self._tokens = np.zeros((1, info.context_length), np.int64)
         # Views of these are the inputs of every step: the mask is all ones, the positions count up.
         self._mask = np.ones((1, info.context_length), np.int64)
@@ -117,7 +123,7 @@ class Decoder:
         other = copy(self)
         other._slot = index
         other._binding = self.session.io_binding()
-        other._logits, other._tokens = np.empty_like(self._logits), np.zeros_like(self._tokens)
+        other._found, other._tokens = np.empty_like(self._found), np.zeros_like(self._tokens)
         other._num_logits = None if self._num_logits is None else self._num_logits.copy()
         other._bind_slot()
         other.reset()
@@ -174,7 +180,7 @@ class Decoder:
         return on_host(self.rows(token_ids, num_logits))
 
     def rows(self, token_ids: Sequence[int], num_logits: int) -> Rows:
-        """Like :meth:`forward_last`, with the logits left on the device by a graph that takes the largest itself."""
+        """Like :meth:`forward_last`, with logits that are worked out, or copied, when they are asked for."""
         total = self.length + len(token_ids)
         if total > self.info.context_length:
             raise PromptTooLong(
@@ -193,25 +199,33 @@ class Decoder:
         self._is_past_second = not self._is_past_second
         return rows
 
-    def _run(self, token_ids: Sequence[int], num_logits: int, total: int) -> NDArray[np.float32]:
+    def _run(self, token_ids: Sequence[int], num_logits: int, total: int) -> Rows:
         count = len(token_ids)
         tokens = self._tokens[:, :count]
         tokens[0] = token_ids
-        logits = self._rows(count, num_logits)
-        self._bind(tokens, logits, total)
-        self.session.run_with_iobinding(self._binding)
-        rows: NDArray[np.float32] = logits[0, -num_logits:]
-        return rows
-
-    def _rows(self, count: int, num_logits: int) -> NDArray[np.float32]:
-        """Where the graph writes its logits [1, rows, vocab]."""
         if self._num_logits is not None:
             self._num_logits[0] = count = num_logits
-        if count > _MAX_KEPT_ROWS:
-            return np.empty((1, count, self.info.vocab_size), np.float32)
-        return self._logits[:, :count]
+        found = self._found[:, :count] if count <= _MAX_KEPT_ROWS else self.row_buffer(1, count)
+        self._bind(tokens, found, total)
+        self.session.run_with_iobinding(self._binding)
+        return self.rows_of(found[0, -num_logits:])
 
-    def _bind(self, tokens: NDArray[np.int64], logits: NDArray[np.float32], total: int) -> None:
+    def row_buffer(self, num_sequences: int, num_rows: int) -> NDArray[Any]:
+        """Memory for what the graph gives: logits [sequences, rows, vocab], or codes [sequences, rows, width]."""
+        if self.head:
+            return np.empty((num_sequences, num_rows, self.head.width), np.uint8)
+        return np.empty((num_sequences, num_rows, self.info.vocab_size), np.float32)
+
+    def bind_rows(self, binding: ort.IOBinding, buffer: NDArray[Any]) -> None:
+        """Let the graph write into memory of :meth:`row_buffer`."""
+        name = HEAD_CODES if self.head else "logits"
+        binding.bind_output(name, "cpu", 0, buffer.dtype.type, buffer.shape, buffer.ctypes.data)
+
+    def rows_of(self, found: NDArray[Any]) -> Logits | HeadRows:
+        """What the graph wrote, as rows."""
+        return HeadRows(found, self.head) if self.head else found
+
+    def _bind(self, tokens: NDArray[np.int64], found: NDArray[Any], total: int) -> None:
         binding = self._binding
         binding.bind_cpu_input("attention_mask", self._mask[:, :total])
         binding.bind_cpu_input("input_ids", tokens)
@@ -219,7 +233,7 @@ class Decoder:
             binding.bind_cpu_input("num_logits", self._num_logits)
         if self._has_position_ids:
             binding.bind_cpu_input("position_ids", self._positions[:, self.length : total])
-        binding.bind_output("logits", "cpu", 0, np.float32, logits.shape, logits.ctypes.data)
+        self.bind_rows(binding, found)
         if self.info.kv_layout == "growing":
             self._bind_growing(total)
 

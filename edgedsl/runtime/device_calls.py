@@ -20,8 +20,9 @@ import numpy as np
 import onnxruntime as ort
 
 from edgedsl.bundle.manifest import ModelInfo
+from edgedsl.grammar.legal_tokens import Logits
 from edgedsl.runtime.call_costs import SIZES
-from edgedsl.runtime.rows import DeviceRow, Logits
+from edgedsl.runtime.rows import DeviceRow
 
 CAPTURED_SIZES = (1, *SIZES)
 _GRAPH_ID = "gpu_graph_id"  # key of run options: CUDA graphs of different shape have different numbers

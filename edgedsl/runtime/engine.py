@@ -19,6 +19,7 @@ from edgedsl.runtime.decoder import Decoder
 from edgedsl.runtime.disagreements import Disagreements
 from edgedsl.runtime.drafts import DraftSources
 from edgedsl.runtime.head import Head, open_head
+from edgedsl.runtime.lm_head import HeadRow
 from edgedsl.runtime.loading import open_parts
 from edgedsl.runtime.lookahead import Lookahead
 from edgedsl.runtime.ngrams import FILE_NAME as NGRAMS_FILE
@@ -188,7 +189,7 @@ class Engine:
         """Work for while nothing is asked, a millisecond a step: training programs, which requests will be like."""
         index = self.drafts.neighbours if self.drafts else None
         for token_ids in index.programs(WHILE_IDLE) if index else ():
-            walk(self.compiled, token_ids[:IDLE_TOKENS])
+            walk(self.compiled, token_ids[:IDLE_TOKENS], needs_masks=self.decoder.head is not None)
             yield
 
     def sequence(self, sentence: str, params: SamplingParams, compiled: CompiledGrammar | None) -> Sequence:
@@ -274,6 +275,10 @@ class Engine:
 
     def _next_token(self, sequence: Sequence, row: Row, tokens_left: int) -> int:
         """One token that the grammar allows, and after which the program can be finished in ``tokens_left`` more."""
+        if isinstance(row, HeadRow):
+            if sequence.guard and (few := sequence.guard.choose_of_few(row.of, sequence.draw, tokens_left)) is not None:
+                return few
+            row = row.fetch()
         best = best_token(row)
         if best is None:
             raise LogitsError(

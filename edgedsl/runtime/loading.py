@@ -15,6 +15,7 @@ from edgedsl.bundle.manifest import Bundle, check_hashes, open_bundle, weights
 from edgedsl.errors import BundleError
 from edgedsl.grammar import CompiledGrammar, Grammar, lark_tables
 from edgedsl.prompt import PromptTemplate
+from edgedsl.runtime import lm_head
 from edgedsl.runtime.calibration import kept_calibration, open_decoder
 from edgedsl.runtime.call_costs import CallCosts
 from edgedsl.runtime.decoder import Decoder
@@ -62,7 +63,8 @@ def open_parts(path: Path, execution_provider: str, num_threads: int, captures_g
         prefix = open_prefix(bundle, tokenizer, template)
         dev = _dev_pairs(bundle)
         compiled = _compile(bundle, tokenizer, template)
-        warm_up(compiled, tokenizer, [program for _, program in dev[:AT_LOAD]])
+        programs, has_head_apart = [program for _, program in dev[:AT_LOAD]], lm_head.FILE_NAME in bundle.manifest.files
+        warm_up(compiled, tokenizer, programs, needs_masks=has_head_apart)
         gc.collect()  # while ONNX Runtime still works; put off, it would hold up a request
         hashing.result()
         found = opening.result() if opening else None

@@ -1,4 +1,4 @@
-"""Logits of a call, as the loop gets them: on the host, or on the device until they are asked for."""
+"""Logits of a call, as the loop gets them: on the host, on the device until they are asked for, or not worked out."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-Logits = NDArray[np.float32]
+from edgedsl.grammar.legal_tokens import Logits
+from edgedsl.runtime.lm_head import HeadRow, HeadRows
 
 
 @dataclass(frozen=True)
@@ -27,11 +27,11 @@ class DeviceRow:
     fetch: Callable[[], Logits]
 
 
-Row = Logits | DeviceRow
-Rows = Logits | Sequence[DeviceRow]  # [num_logits, vocab]
+Row = Logits | DeviceRow | HeadRow
+Rows = Logits | Sequence[DeviceRow] | HeadRows  # [num_logits, vocab]
 
 
-def best_token(row: Row) -> int | None:
+def best_token(row: Logits | DeviceRow) -> int | None:
     """The first of the largest logits, which may be padding beyond the vocabulary; None where one is not finite."""
     if isinstance(row, DeviceRow):
         return row.best_token if row.is_finite else None
@@ -41,4 +41,6 @@ def best_token(row: Row) -> int | None:
 
 def on_host(rows: Rows) -> Logits:
     """All of the logits [num_logits, vocab]."""
-    return rows if isinstance(rows, np.ndarray) else np.stack([row.fetch() for row in rows])
+    if isinstance(rows, np.ndarray):
+        return rows
+    return rows.on_host() if isinstance(rows, HeadRows) else np.stack([row.fetch() for row in rows])

@@ -32,12 +32,11 @@ class Slots:
     def __init__(self, decoder: Decoder) -> None:
         self.decoders = [decoder.slot(index) for index in range(decoder.num_slots)]
         self._info = decoder.info
-        self._session = decoder.session
-        self._bind_cache = decoder.bind_cache
+        self._decoder = decoder
         self._is_on_gpu = decoder.execution_provider == "cuda"
         self._inputs = {entry.name for entry in decoder.session.get_inputs()}
         self._binding = decoder.session.io_binding()
-        self._logits = np.empty((0, 1, decoder.info.vocab_size), np.float32)
+        self._found = decoder.row_buffer(0, 1)
         self._device_calls: DeviceCalls | None = None
         if "seqlens_k" in self._inputs:
             device = "cuda" if self._is_on_gpu else "cpu"
@@ -97,10 +96,9 @@ class Slots:
         }
         for name in inputs.keys() & self._inputs:
             self._binding.bind_cpu_input(name, inputs[name])
-        if len(self._logits) != len(tokens):
-            self._bind_cache(self._binding, 0, len(tokens))
-            self._logits = np.empty((len(tokens), 1, self._info.vocab_size), np.float32)
-            logits = self._logits
-            self._binding.bind_output("logits", "cpu", 0, np.float32, logits.shape, logits.ctypes.data)
-        self._session.run_with_iobinding(self._binding)
-        return list(self._logits[:, 0])
+        if len(self._found) != len(tokens):
+            self._decoder.bind_cache(self._binding, 0, len(tokens))
+            self._found = self._decoder.row_buffer(len(tokens), 1)
+            self._decoder.bind_rows(self._binding, self._found)
+        self._decoder.session.run_with_iobinding(self._binding)
+        return list(self._decoder.rows_of(self._found[:, 0]))

@@ -21,22 +21,33 @@ WHILE_IDLE = 512  # programs; what more of them bring is little
 IDLE_TOKENS = 128  # of a program: a request may be waiting
 
 
-def warm_up(compiled: CompiledGrammar, tokenizer: Tokenizer, programs: Iterable[str]) -> None:
+def warm_up(
+    compiled: CompiledGrammar, tokenizer: Tokenizer, programs: Iterable[str], *, needs_masks: bool = False
+) -> None:
     """Walk texts, of any kind; Lark's parser is warmed too."""
     for program in programs:
         if len(program) <= _MAX_CHARS:
             compiled.grammar.accepts(program)
-            walk(compiled, tokenizer.encode_plain(program))
+            walk(compiled, tokenizer.encode_plain(program), needs_masks=needs_masks)
 
 
-def walk(compiled: CompiledGrammar, token_ids: Iterable[int]) -> None:
-    """Walk along tokens as far as they are legal; they may hold anything."""
+def walk(compiled: CompiledGrammar, token_ids: Iterable[int], *, needs_masks: bool = False) -> None:
+    """Walk along tokens as far as they are legal; they may hold anything.
+
+    Args:
+        compiled: the grammar over the tokens.
+        token_ids: of a program.
+        needs_masks: whether each token is chosen from the legal ones, as with a head apart (see lm_head.py).
+    """
     guard = BudgetGuard(compiled, compiled.matcher())
     try:
         for token_id in token_ids:
+            if needs_masks:
+                guard.legal()
             if token_id in compiled.end_token_ids or not guard.permits(token_id, _ENOUGH):
                 return
             guard.consume(token_id)
-        guard.is_over()
+        if not guard.is_over() and needs_masks:
+            guard.legal()
     except GenerationError as exc:  # a request will say so again
         _log.warning("the warm-up failed: %s", exc.message)

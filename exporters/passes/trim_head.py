@@ -1,6 +1,6 @@
 """Graph pass: a head of the tokens that can come at all (:mod:`edgedsl.grammar.reachable`).
 
-What is left of the logits does not change, the others become :data:`NO_LOGIT`: the mask of the grammar forbids them
+What is left of the logits does not change, the others become NO_LOGIT: the mask of the grammar forbids them
 anyway. A column of a product is rounded and computed by itself, whatever the recipe; hence the head of a quantised
 graph is cut, and not that of the graph it was made of, where what a recipe decides might change with the columns.
 """
@@ -25,8 +25,8 @@ from edgedsl.exporters.passes.graph import (
     replace_output,
     set_dim,
 )
+from edgedsl.runtime.lm_head import NO_LOGIT
 
-NO_LOGIT = -1e30  # finite, since a logit that is not means a broken model; far below any that a model gives
 # The inputs that hold something for each token, and along which axis.
 _AXES = {
     "MatMul": {1: -1},
