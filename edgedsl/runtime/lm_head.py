@@ -9,7 +9,9 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -68,7 +70,7 @@ class LmHead:
         self._weights = _map_codes(folder / CODES_FILE, len(self._scales), self.width)
         session = make_session(folder / GRAPH_FILE, execution_provider="cpu", threads=threads)
         self._session, self._binding = session, session.io_binding()
-        self._kept: OrderedDict[bytes, tuple[TokenIds, Logits]] = OrderedDict()
+        self._kept: OrderedDict[int, _Columns] = OrderedDict()
         self._kept_bytes = 0
         self._block = np.empty((_BLOCK, vocab_size), np.float32)
         self._block_of: tuple[HeadRows, int] | None = None
@@ -88,17 +90,28 @@ class LmHead:
             out[:] = NO_LOGIT
             out[:, self._token_ids] = found
 
-    def logits_of(self, codes: Codes, token_ids: TokenIds) -> Logits:
-        """Logits [len(token_ids)] of one row of codes [width]. A token alone gets 0: it is compared with nothing."""
-        if len(token_ids) == 1:
-            return np.zeros(1, np.float32)
-        columns, weights = self._weights_of(token_ids)
-        row = codes.astype(np.float32) - self._zero_point
-        sums = [weights[:, at : at + _EXACT] @ row[at : at + _EXACT] for at in range(0, self.width, _EXACT)]
-        total = np.sum(sums, axis=0, dtype=np.float64).astype(np.float32) if sums[1:] else sums[0]
-        found: Logits = total * self._scales[columns]
-        found[columns < 0] = NO_LOGIT
+    def inputs(self, codes: Codes) -> Logits:
+        """What codes [rows, width] stand for, but for a factor."""
+        found: Logits = codes.astype(np.float32)
+        found -= self._zero_point
         return found
+
+    def logits_of(self, row: Logits, token_ids: TokenIds) -> Logits:
+        """Logits [len(token_ids)] of one row [width] of :meth:`inputs`.
+
+        The weights are kept for the same array, which must not change.
+        """
+        columns = self._columns_of(token_ids)
+        if self.width <= _EXACT:
+            total = columns.weights @ row
+        else:
+            parts = range(0, self.width, _EXACT)
+            sums = [columns.weights[:, at : at + _EXACT] @ row[at : at + _EXACT] for at in parts]
+            total = np.add.reduce(sums, dtype=np.float64).astype(np.float32)
+        total *= columns.scales
+        if columns.missing.size:
+            total[columns.missing] = NO_LOGIT
+        return total
 
     def block(self, rows: HeadRows, index: int) -> Logits:
         """All logits [vocab] of one of some rows, until the next call of the model; the next rows' are kept with it."""
@@ -111,19 +124,29 @@ class LmHead:
         row: Logits = self._block[index - first]
         return row
 
-    def _weights_of(self, token_ids: TokenIds) -> tuple[TokenIds, Logits]:
-        """Columns of tokens, -1 for none, and their weights [len(token_ids), width]; those asked for last are kept."""
-        key = token_ids.tobytes()
+    def _columns_of(self, token_ids: TokenIds) -> _Columns:
+        """Those asked for last are kept, each with its array, so that no other one gets its number."""
+        key = id(token_ids)
         if key in self._kept:
             self._kept.move_to_end(key)
             return self._kept[key]
-        columns = self._column_of[token_ids]
-        found = self._kept[key] = columns, self._weights[columns].astype(np.float32)
-        self._kept_bytes += found[1].nbytes
+        places = self._column_of[token_ids]
+        missing = np.flatnonzero(places < 0)
+        found = _Columns(token_ids, self._weights[places].astype(np.float32), self._scales[places], missing)
+        self._kept[key] = found
+        self._kept_bytes += found.weights.nbytes
         while self._kept_bytes > _MAX_KEPT_BYTES and len(self._kept) > 1:
-            _, (_, dropped) = self._kept.popitem(last=False)
-            self._kept_bytes -= dropped.nbytes
+            self._kept_bytes -= self._kept.popitem(last=False)[1].weights.nbytes
         return found
+
+
+class _Columns(NamedTuple):
+    """Of some tokens: weights [tokens, width], scales [tokens], and which of the tokens have no column."""
+
+    token_ids: TokenIds
+    weights: Logits
+    scales: Logits
+    missing: TokenIds
 
 
 class HeadRows:
@@ -137,6 +160,11 @@ class HeadRows:
     def __init__(self, codes: Codes, head: LmHead) -> None:
         self.codes = codes
         self.head = head
+
+    @cached_property
+    def inputs(self) -> Logits:
+        """See :meth:`LmHead.inputs`."""
+        return self.head.inputs(self.codes)
 
     def __getitem__(self, index: int) -> HeadRow:
         return HeadRow(self, index)
@@ -163,8 +191,10 @@ class HeadRow:
         return self.rows.head.block(self.rows, self.index)
 
     def of(self, token_ids: TokenIds) -> Logits:
-        """Those of some tokens [len(token_ids)], see :meth:`LmHead.logits_of`."""
-        return self.rows.head.logits_of(self.rows.codes[self.index], token_ids)
+        """Those of some tokens [len(token_ids)], see :meth:`LmHead.logits_of`; 0 for one, compared with nothing."""
+        if len(token_ids) == 1:
+            return np.zeros(1, np.float32)
+        return self.rows.head.logits_of(self.rows.inputs[self.index], token_ids)
 
 
 def _check(path: Path, fields: dict[str, int], scales: Logits, token_ids: TokenIds) -> None:
