@@ -259,6 +259,24 @@ def test_a_bundle_with_drafts_answers_as_it_does_alone(
     assert list(map(facts, found)) == list(map(facts, expected))
 
 
+@pytest.mark.parametrize(("row_ms", "num_drafted"), [(0.0, True), (0.9, False)])
+def test_who_joins_drafts_what_a_shared_token_is_worth(
+    tiny_bundle: Path, row_ms: float, num_drafted: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = Engine.from_bundle(tiny_bundle, num_threads=1, num_slots=NUM_SLOTS)
+    sentence = PAIRS[0][0]  # of a training pair: the drafts are sure
+    costs = CallCosts(tuple(4 + row_ms * size for size in SIZES))
+    monkeypatch.setattr(engine, "costs", costs)
+    monkeypatch.setattr(Streams, "_is_better_together", lambda self, slots: len(slots) > 1)
+    streams = Streams(engine)
+    first, second = (streams.start(sentence, params(0)) for _ in range(2))
+    assert (first.ahead.token_ms, second.ahead.token_ms) == (0, costs.of(2) / 2)
+    monkeypatch.setattr(streams, "_step_ms", lambda slots: 0.5)
+    third = streams.start(sentence, params(0))
+    assert first.ahead.num_drafted > 0
+    assert (third.ahead.num_drafted > 0) == num_drafted
+
+
 def test_exact_engines_share_no_calls(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = Engine.from_bundle(tiny_bundle, num_threads=1, num_slots=NUM_SLOTS, exact=True)
     streams = Streams(engine)

@@ -34,6 +34,7 @@ class Lookahead:
     Attributes:
         drafter: None decodes token by token.
         is_padded: no call has one token only.
+        token_ms: what a token costs that is not drafted, see :meth:`CallCosts.best_length`.
         num_calls: calls of the model so far.
         num_drafted: tokens that were drafted.
         num_accepted: those of them that were right.
@@ -43,6 +44,7 @@ class Lookahead:
     costs: CallCosts | None = None
     drafter: Drafter | None = None
     is_padded: bool = False
+    token_ms: float = 0.0
     num_calls: int = 0
     num_drafted: int = 0
     num_accepted: int = 0
@@ -119,7 +121,7 @@ class Lookahead:
         if not (self.drafter and self.costs and matcher):
             return None
         draft = self.drafter.propose(token_ids, matcher, max(0, min(MAX_DRAFT, tokens_left, self._room(num_new))))
-        length = self.costs.best_length(draft.probabilities, num_new)
+        length = self.costs.best_length(draft.probabilities, num_new, self.token_ms)
         return draft.shortened(length) if length else None
 
     def _room(self, num_new: int) -> int:
