@@ -123,23 +123,30 @@ class Tokenizer:
 
 
 class TextStream:
-    """Turns token ids into text piece by piece; holds back bytes of an unfinished character."""
+    """Turns token ids into text piece by piece; holds back bytes of an unfinished character.
+
+    Only the last tokens are decoded, with those of the piece before them, since some decoders treat the first token in
+    another way: what they make of these alone is known, and the rest is new.
+    """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
-        self._token_ids: list[int] = []
-        self._emitted = 0
+        self._token_ids: list[int] = []  # of the last piece, and what came since
+        self._num_emitted = 0  # tokens of the last piece
+        self._emitted = ""  # their text
 
     def push(self, token_id: int) -> str:
         """The text that this token completes; may be empty."""
         self._token_ids.append(token_id)
         text = self._tokenizer.decode(self._token_ids)
-        if text.endswith(_REPLACEMENT):
+        piece = text[len(self._emitted) :]
+        if not piece or text.endswith(_REPLACEMENT):
             return ""
-        piece = text[self._emitted :]
-        self._emitted = len(text)
+        del self._token_ids[: self._num_emitted]
+        self._num_emitted = len(self._token_ids)
+        self._emitted = self._tokenizer.decode(self._token_ids)
         return piece
 
     def finish(self) -> str:
         """What was held back."""
-        return self._tokenizer.decode(self._token_ids)[self._emitted :]
+        return self._tokenizer.decode(self._token_ids)[len(self._emitted) :]
