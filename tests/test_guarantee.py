@@ -37,6 +37,11 @@ def test_the_clock_counts_a_method_inside_another_once(monkeypatch: pytest.Monke
     assert clock.seconds == 3
     timed()
     assert clock.seconds == 5
+    left_out = clock.left_out(inner)
+    left_out()
+    assert clock.seconds == 5
+    clock.timed(lambda: (left_out(), inner()))()
+    assert clock.seconds == 7
 
 
 def test_time_in_the_guard_is_the_share(monkeypatch: pytest.MonkeyPatch) -> None:
