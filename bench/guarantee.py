@@ -13,7 +13,7 @@ import multiprocessing
 import statistics
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -26,6 +26,7 @@ from edgedsl.grammar import BudgetGuard, CompiledGrammar
 from edgedsl.runtime.engine import Engine
 from edgedsl.runtime.lm_head import HeadRow
 from edgedsl.runtime.sampling import SamplingParams
+from edgedsl.runtime.sequence import Sequence
 
 _PARAMS = SamplingParams(max_tokens=256)
 _GUARDED = ("choose", "choose_of_few", "permits", "consume", "is_over", "is_whole")
@@ -53,7 +54,6 @@ class Clock:
 
         return timed
 
-
     def left_out(self, method: Callable[..., Any]) -> Callable[..., Any]:
         """The method with its time taken off where it is inside of another one."""
 
@@ -67,16 +67,18 @@ class Clock:
         return left_out
 
 
-def measure(engine: Engine, sentences: Sequence[str], title: str) -> dict[str, Any]:
+def measure(engine: Engine, sentences: list[str], title: str) -> dict[str, Any]:
     """One round of answers: the share of their time that went into the guarantee."""
     clock = Clock()
     guarded: dict[str, Any] = {name: clock.timed(getattr(BudgetGuard, name)) for name in _GUARDED}
     matcher = clock.timed(CompiledGrammar.matcher)
-    head = clock.left_out(HeadRow.of)  # the model's work, asked for by the guard
+    # The guard asks for them, but any decoder works out logits and takes a token.
+    head, draw = clock.left_out(HeadRow.of), clock.left_out(Sequence.draw)
     with (
         patch.multiple(BudgetGuard, **guarded),
         patch.object(CompiledGrammar, "matcher", matcher),
         patch.object(HeadRow, "of", head),
+        patch.object(Sequence, "draw", draw),
     ):
         answers = [engine.generate(sentence, _PARAMS) for sentence in track(sentences, title)]
     spent_ms = sum(answer.timings.e2el_ms for answer in answers)
@@ -89,7 +91,7 @@ def measure(engine: Engine, sentences: Sequence[str], title: str) -> dict[str, A
     }
 
 
-def answer_ms(bundle: Path, sentences: Sequence[str], num_threads: int) -> list[float]:
+def answer_ms(bundle: Path, sentences: list[str], num_threads: int) -> list[float]:
     """Milliseconds of each answer after a load; to be asked in a new process."""
     engine = _ready(bundle, num_threads)
     return [engine.generate(sentence, _PARAMS).timings.e2el_ms for sentence in sentences]
@@ -136,7 +138,7 @@ def _record(options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def _first_requests(options: argparse.Namespace, sentences: Sequence[str]) -> list[float]:
+def _first_requests(options: argparse.Namespace, sentences: list[str]) -> list[float]:
     asked = list(dict.fromkeys(sentences))[: options.num_loads]
     new = multiprocessing.get_context("spawn")
     found: dict[str, list[float]] = {}
@@ -149,7 +151,7 @@ def _first_requests(options: argparse.Namespace, sentences: Sequence[str]) -> li
     return [penalty(found[sentence], turn) for turn, sentence in enumerate(asked)]
 
 
-def penalty(times: Sequence[float], first: int) -> float:
+def penalty(times: list[float], first: int) -> float:
     """What one of the times is above the median of the others; 0 where there is no other."""
     others = [ms for number, ms in enumerate(times) if number != first]
     return times[first] - statistics.median(others) if others else 0.0

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
+from tiny import tiny_template, tiny_tokenizer
 from tiny_export import CASES, CONTEXT, make_model, model_info
 
 from edgedsl.errors import BundleError
@@ -20,7 +21,7 @@ from edgedsl.exporters.base import ExportedGraph
 from edgedsl.exporters.candidates import Calibration, Writer
 from edgedsl.exporters.fused import FusedExporter
 from edgedsl.exporters.passes.part_head import can_part, part_head
-from edgedsl.grammar import legal_tokens
+from edgedsl.grammar import BudgetGuard, Grammar, legal_tokens
 from edgedsl.grammar.matcher import Matcher
 from edgedsl.runtime import lm_head
 from edgedsl.runtime.decoder import Decoder
@@ -217,6 +218,25 @@ def test_what_was_walked_needs_no_mask_any_more(tiny_bundle: Path, monkeypatch: 
     masks.clear()
     fresh.generate("red", SamplingParams(max_tokens=16))
     assert not masks
+
+
+def test_in_free_text_the_engine_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    tokenizer = tiny_tokenizer()
+    grammar = Grammar('start: "say " TEXT | "n" NUMBER\nTEXT: /"[^"]*"/\nNUMBER: /[0-9]+/\n', name="texts")
+    compiled = grammar.compile(tokenizer, tokenizer.end_token_ids(tiny_template()))
+
+    def few_after(text: str) -> set[bytes] | None:
+        guard = BudgetGuard(compiled, compiled.matcher())
+        for token_id in tokenizer.encode_plain(text):
+            assert guard.permits(token_id, 99)
+            guard.consume(token_id)
+        found = guard.few()
+        return None if found is None else {tokenizer.token_bytes[token_id] for token_id in found}
+
+    assert few_after("n") == {str(digit).encode() for digit in range(10)}
+    assert few_after("say ") == {b'"'}
+    monkeypatch.setattr(Matcher, "fill_bitmask", lambda *_: pytest.fail("asked"))
+    assert few_after('say "lamp') is None
 
 
 def columns(**changes: Any) -> bytes:

@@ -13,6 +13,7 @@ from edgedsl.grammar.regex import Nfa
 
 _NOWHERE = _FREE = -1  # no next state; no byte is read
 PLAIN_LETTER = ord("a")
+_WIDE = 20  # bytes: more than digits, fewer than letters
 
 
 class Dfa:
@@ -35,6 +36,7 @@ class Dfa:
         self._unions: dict[frozenset[int], int] = {}
         self._moves: list[tuple[dict[int, list[int]], list[tuple[int, int, int]]] | None] = []
         self._rows: dict[int, NDArray[np.int32]] = {}
+        self._is_wide: dict[int, bool] = {}
         self._found_distances: dict[int, dict[int, float]] = {}
         self.moves: list[dict[int, int]] = []  # per state: what is known of :meth:`step`, by the byte
         self.accepts: list[tuple[int, ...]] = []  # per state: patterns that match here, smallest number first
@@ -116,6 +118,14 @@ class Dfa:
         """The bytes that lead on; None where ranges make them many."""
         single, wide = self._moves_of(state)
         return None if wide else sorted(single)
+
+    def is_wide(self, state: int) -> bool:
+        """Whether ranges lead on with many bytes, as in free text; not single ones, as in names."""
+        known = self._is_wide.get(state)
+        if known is None:
+            _, wide = self._moves_of(state)
+            known = self._is_wide[state] = sum(high - low + 1 for low, high, _ in wide) >= _WIDE
+        return known
 
     def min_bytes(self, state: int, pattern: int) -> float:
         """The fewest bytes to a match of the pattern, whatever else matches there too."""

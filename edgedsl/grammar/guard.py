@@ -61,7 +61,7 @@ class BudgetGuard:
         if self._values is None:
             self._values = np.empty(self._compiled.vocab_size, np.float32)
         logits = logits[: self._compiled.vocab_size]
-        return self._choose(*self.legal().select(logits, self._planned, self._values), draw, tokens_left)
+        return self._choose(*self._legal().select(logits, self._planned, self._values), draw, tokens_left)
 
     def choose_of_few(self, logits_of: LogitsOf, draw: Draw, tokens_left: int) -> int | None:
         """Like :meth:`choose`, where few tokens are legal: only their logits are asked for. None where they are many.
@@ -71,8 +71,19 @@ class BudgetGuard:
             draw: see :meth:`choose`.
             tokens_left: likewise.
         """
-        token_ids = self.legal().few(self._planned)
+        token_ids = self.few()
         return None if token_ids is None else self._choose(logits_of(token_ids), token_ids, draw, tokens_left)
+
+    def few(self) -> NDArray[np.int64] | None:
+        """The legal tokens; None where they are many. The engine is not asked in free text, where its mask takes long.
+
+        Raises:
+            NoTokenError: no token is left.
+            MatcherError: the engine failed.
+        """
+        if self._planner.automaton.is_wide(self._position):
+            return None
+        return self._legal().few(self._planned)
 
     @property
     def _planned(self) -> int | None:
@@ -100,22 +111,6 @@ class BudgetGuard:
         self._is_alike[alike] = True  # np.isin would sort them
         values[self._is_alike[token_ids]] = -np.inf
         self._is_alike[alike] = False
-
-    def legal(self) -> LegalTokens:
-        """What the engine allows; a position that another program came by is known.
-
-        Raises:
-            NoTokenError: nothing.
-            MatcherError: the engine failed.
-        """
-        node = self._position.node
-        if node.legal is None:
-            bitmask = np.empty(self._compiled.bitmask_size, np.int32)
-            self._matcher.fill_bitmask(bitmask)
-            if not bitmask.any():
-                raise NoTokenError("no token can follow: the grammar engine allows none")
-            node.legal = self._compiled.legal_tokens.get(bitmask)
-        return node.legal
 
     def permits(self, token_id: int, tokens_left: int) -> bool:
         """Whether the token is legal and the program can still be finished after it, or may end with it.
@@ -210,6 +205,17 @@ class BudgetGuard:
             spelled = self._planner.vocabulary.token_bytes[token_id]
             targets[token_id] = self._planner.automaton.advance(self._position, spelled) if spelled else None
         return targets[token_id]
+
+    def _legal(self) -> LegalTokens:
+        """What the engine allows; a position that another program came by is known."""
+        node = self._position.node
+        if node.legal is None:
+            bitmask = np.empty(self._compiled.bitmask_size, np.int32)
+            self._matcher.fill_bitmask(bitmask)
+            if not bitmask.any():
+                raise NoTokenError("no token can follow: the grammar engine allows none")
+            node.legal = self._compiled.legal_tokens.get(bitmask)
+        return node.legal
 
     def _alike(self, token_id: int) -> NDArray[np.integer[Any]]:
         """The tokens that lead where this one leads, so that one verdict does for all of them."""

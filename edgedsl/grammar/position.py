@@ -225,6 +225,11 @@ class Automaton:
             self._lexer_starts[key] = self.dfa.union([self._plain_start(stack.state), *starts])
         return self._lexer_starts[key]
 
+    def is_wide(self, position: Position) -> bool:
+        """Whether many bytes may follow: free text."""
+        stack, lexeme = position
+        return self.dfa.is_wide(self.lexer_start(stack) if lexeme == EMPTY else lexeme)
+
     def _plain_start(self, state: int) -> int:
         """The lexer's state before a lexeme that is no name of the catalogue."""
         if state not in self._plain_starts:

@@ -43,11 +43,11 @@ def walk(compiled: CompiledGrammar, token_ids: Iterable[int], *, needs_masks: bo
     try:
         for token_id in token_ids:
             if needs_masks:
-                guard.legal()
+                guard.few()
             if token_id in compiled.end_token_ids or not guard.permits(token_id, _ENOUGH):
                 return
             guard.consume(token_id)
         if not guard.is_over() and needs_masks:
-            guard.legal()
+            guard.few()
     except GenerationError as exc:  # a request will say so again
         _log.warning("the warm-up failed: %s", exc.message)
