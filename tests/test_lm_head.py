@@ -15,7 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 from tiny import tiny_template, tiny_tokenizer
 from tiny_export import CASES, CONTEXT, make_model, model_info
 
-from edgedsl.errors import BundleError
+from edgedsl.errors import BundleError, GenerationError
 from edgedsl.exporters import candidates
 from edgedsl.exporters.base import ExportedGraph
 from edgedsl.exporters.candidates import Calibration, Writer
@@ -159,6 +159,17 @@ def test_rows_are_worked_out_in_blocks_whatever_the_order(tmp_path: Path, monkey
     assert sizes == [4, 4, 1, 4]
     np.testing.assert_array_equal(second[2].fetch(), parted.expected[6])
     np.testing.assert_array_equal(first[2].fetch(), parted.expected[2])
+
+
+def test_a_failing_head_is_an_error_of_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    parted = Parted(tmp_path / "head", 64, 50)
+
+    def fail(*_: Any) -> None:
+        raise RuntimeError("no")
+
+    monkeypatch.setattr(parted.head._session, "run_with_iobinding", fail)
+    with pytest.raises(GenerationError, match="failed to work out its logits"):
+        HeadRows(parted.codes, parted.head)[0].fetch()
 
 
 def test_weights_that_were_not_asked_for_lately_are_dropped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

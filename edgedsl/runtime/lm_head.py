@@ -16,6 +16,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from edgedsl.errors import GenerationError
 from edgedsl.grammar.legal_tokens import Logits
 from edgedsl.runtime.index_file import Layout, refuse
 from edgedsl.runtime.providers import ThreadSettings, make_session
@@ -81,11 +82,19 @@ class LmHead:
         Args:
             codes: [rows, width].
             out: [rows, vocab].
+
+        Raises:
+            GenerationError: the session failed.
         """
         found = np.empty((len(codes), len(self._scales)), np.float32) if self._token_ids.size else out
         self._binding.bind_cpu_input(INPUT, codes)
         self._binding.bind_output(OUTPUT, "cpu", 0, np.float32, found.shape, found.ctypes.data)
-        self._session.run_with_iobinding(self._binding)
+        try:
+            self._session.run_with_iobinding(self._binding)
+        except Exception as exc:  # ONNX Runtime raises many classes of its own
+            raise GenerationError(
+                "the model failed to work out its logits", hint="run 'edgedsl bundle verify' and 'edgedsl doctor'"
+            ) from exc
         if self._token_ids.size:
             out[:] = NO_LOGIT
             out[:, self._token_ids] = found
