@@ -14,7 +14,8 @@ from tiny import tiny_backend
 from edgedsl.bench import heads
 from edgedsl.bench.heads import Shape, head_graph, main, placed
 from edgedsl.bench.table import by_grammar, read_result, render
-from edgedsl.runtime.lm_head import NO_LOGIT, trim_head
+from edgedsl.exporters.passes.trim_head import trim_head
+from edgedsl.runtime.lm_head import NO_LOGIT
 
 SMALL = Shape("small", 64, 400)
 

@@ -27,9 +27,10 @@ from edgedsl.exporters.passes.fuse_norm import fuse_norm
 from edgedsl.exporters.passes.graph import constant, head_of, load_graph, save_graph
 from edgedsl.exporters.passes.last_logits import take_last_logits
 from edgedsl.exporters.passes.pack_qkv import pack_qkv
+from edgedsl.exporters.passes.trim_head import trim_head
 from edgedsl.exporters.passes.untie_head import untie_head
 from edgedsl.exporters.quantize import quantize_model
-from edgedsl.runtime.lm_head import NO_LOGIT, trim_head
+from edgedsl.runtime.lm_head import NO_LOGIT
 
 SHAPE: dict[str, Any] = {
     "vocab_size": 120,
