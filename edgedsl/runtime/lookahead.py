@@ -34,7 +34,6 @@ class Lookahead:
     Attributes:
         drafter: None decodes token by token.
         is_padded: no call has one token only.
-        token_ms: what a token costs that is not drafted, see :meth:`CallCosts.best_length`.
         num_calls: calls of the model so far.
         num_drafted: tokens that were drafted.
         num_accepted: those of them that were right.
@@ -44,7 +43,6 @@ class Lookahead:
     costs: CallCosts | None = None
     drafter: Drafter | None = None
     is_padded: bool = False
-    token_ms: float = 0.0
     num_calls: int = 0
     num_drafted: int = 0
     num_accepted: int = 0
@@ -52,16 +50,19 @@ class Lookahead:
     _rows: Rows = field(default_factory=lambda: np.empty((0, 0), np.float32))
     _num_right: int = 0
 
-    def start(self, prompt_token_ids: list[int], matcher: Matcher | None, tokens_left: int) -> Row:
+    def start(
+        self, prompt_token_ids: list[int], matcher: Matcher | None, tokens_left: int, token_ms: float = 0.0
+    ) -> Row:
         """The logits after the prompt.
 
         Args:
             prompt_token_ids: of a new sequence.
             matcher: at the start of the program.
             tokens_left: most tokens of the program.
+            token_ms: what a token costs that is not drafted now, see :meth:`CallCosts.best_length`.
         """
         self.decoder.reset()
-        return self._call(prompt_token_ids[len(self.decoder.prefix_token_ids) :], [], matcher, tokens_left)
+        return self._call(prompt_token_ids[len(self.decoder.prefix_token_ids) :], [], matcher, tokens_left, token_ms)
 
     def after(self, token_ids: list[int], matcher: Matcher | None, tokens_left: int) -> Row:
         """The logits after one more token.
@@ -102,8 +103,10 @@ class Lookahead:
             self.drafter.learn(self._draft, self._num_right)
         self._draft, self._num_right = None, 0
 
-    def _call(self, new: list[int], token_ids: list[int], matcher: Matcher | None, tokens_left: int) -> Row:
-        self._draft = self._propose(len(new), token_ids, matcher, tokens_left)
+    def _call(
+        self, new: list[int], token_ids: list[int], matcher: Matcher | None, tokens_left: int, token_ms: float = 0.0
+    ) -> Row:
+        self._draft = self._propose(len(new), token_ids, matcher, tokens_left, token_ms)
         drafted = self._draft.token_ids if self._draft else []
         self.num_calls += 1
         self.num_drafted += len(drafted)
@@ -117,11 +120,13 @@ class Lookahead:
         first: Row = self._rows[0]
         return first
 
-    def _propose(self, num_new: int, token_ids: list[int], matcher: Matcher | None, tokens_left: int) -> Draft | None:
+    def _propose(
+        self, num_new: int, token_ids: list[int], matcher: Matcher | None, tokens_left: int, token_ms: float
+    ) -> Draft | None:
         if not (self.drafter and self.costs and matcher):
             return None
         draft = self.drafter.propose(token_ids, matcher, max(0, min(MAX_DRAFT, tokens_left, self._room(num_new))))
-        length = self.costs.best_length(draft.probabilities, num_new, self.token_ms)
+        length = self.costs.best_length(draft.probabilities, num_new, token_ms)
         return draft.shortened(length) if length else None
 
     def _room(self, num_new: int) -> int:

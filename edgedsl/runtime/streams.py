@@ -123,10 +123,10 @@ class Streams:
         ahead = self.engine.lookahead(sequence, self._slots.decoders[slot])
         stream = Stream(sequence, ahead, slot, on_text, is_cancelled)
         slots = [*(other.slot for other in self._active), slot]
-        if self.engine.costs and self._is_better_together(slots):
-            ahead.token_ms = self._step_ms(slots)  # less than alone, so fewer drafts pay
+        # Less than alone, so fewer drafts pay; later calls with drafts are made where it is alone.
+        token_ms = self._step_ms(slots) if self.engine.costs and self._is_better_together(slots) else 0.0
         try:
-            stream.row = ahead.start(sequence.prompt_token_ids, sequence.matcher, sequence.budget)
+            stream.row = ahead.start(sequence.prompt_token_ids, sequence.matcher, sequence.budget, token_ms)
         except BaseException:
             self._slots.decoders[slot].reset()
             raise
