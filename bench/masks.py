@@ -35,7 +35,7 @@ from edgedsl.grammar.authoring.language import Language, open_language, shipped
 from edgedsl.grammar.authoring.sampling import Sampler
 from edgedsl.grammar.authoring.token_set import TokenSet, open_tokens
 from edgedsl.grammar.grammar import Grammar
-from edgedsl.runtime.warm_up import AT_LOAD
+from edgedsl.runtime.warm_up import AT_START
 from edgedsl.tokenizer import Tokenizer
 
 LABELS = {
@@ -156,7 +156,7 @@ def measure(name: str, engines: Sequence[str], tokens: TokenSet, options: argpar
     grammar = language.grammar()
     judge = Judge(grammar, tokens)
     walked = programs(language, tokens.tokenizer, options.num_programs, options.seed, options.pairs)
-    num_warm_up = min(AT_LOAD, len(walked) // 2) if options.pairs else 0
+    num_warm_up = min(AT_START, len(walked) // 2) if options.pairs else 0
     started: list[tuple[Run, Tally]] = []
     try:
         for engine in engines:
@@ -237,7 +237,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--pairs",
         type=Path,
-        help=f"file of pairs whose programs are walked instead, the first {AT_LOAD} of them without a clock",
+        help=f"file of pairs whose programs are walked instead, the first {AT_START} of them without a clock",
     )
     parser.add_argument("--engine", action="append", choices=list(LABELS), help="only this one; may be repeated")
     parser.add_argument("--xgrammar-python", type=Path, help="interpreter that has edgedsl and xgrammar")
@@ -301,7 +301,7 @@ def _caveats(engines: Sequence[str], options: argparse.Namespace) -> list[str]:
     caches = "caches are cold at the start of each grammar"
     walked = "accept cases and samples of the grammars"
     if options.pairs:
-        caches = f"every engine has walked other programs before (at most {AT_LOAD}), as a bundle does at its load"
+        caches = f"every engine has walked other programs before (at most {AT_START}), as a server does at its start"
         walked = "those of a file of pairs"
     xgrammar = (
         "xgrammar reads GBNF that bench/gbnf.py makes, which cannot say that keywords come before names and that the "

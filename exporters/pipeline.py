@@ -30,7 +30,7 @@ from edgedsl.exporters.quality import check_gate
 from edgedsl.exporters.recipes import HALF, kv_dtype, recipes_to_try
 from edgedsl.exporters.source import Source, adapter_source, smoke_source
 from edgedsl.exporters.versions import versions
-from edgedsl.grammar import Grammar, lark_tables
+from edgedsl.grammar import Grammar, lark_tables, lexemes
 from edgedsl.grammar.trial import try_compile
 from edgedsl.prompt import PromptTemplate
 from edgedsl.provider_probe import check_runs
@@ -209,7 +209,10 @@ class _Export:
         tables, grammar = folder / lark_tables.FILE_NAME, Grammar.from_files(folder / "grammar.lark", catalogue)
         atomic.write_text(tables, lark_tables.to_json(grammar.lark, grammar.source))
         # Read as it will be served: what follows is measured with the tables of the file.
-        return Language(tokenizer, template, Grammar.from_files(folder / "grammar.lark", catalogue, tables))
+        language = Language(tokenizer, template, Grammar.from_files(folder / "grammar.lark", catalogue, tables))
+        shortest = language.compiled.planner.lexemes
+        atomic.write_text(folder / lexemes.FILE_NAME, lexemes.to_json(shortest, grammar.source, tokenizer.json_text))
+        return language
 
     def _dev_pairs(self) -> list[Pair]:
         num_rows = PARITY_ROWS if self.config.export.smoke else self.config.export.eval_rows

@@ -371,8 +371,8 @@ def test_the_bundle_is_whole_and_says_what_it_is(tiny_bundle: Path, tiny_project
     bundle = open_bundle(tiny_bundle)
     assert set(bundle.manifest.files) == {
         "model.onnx", "model.onnx.data", "tokenizer.json", "prompt.json", "grammar.lark", "catalogue.json",
-        "tokenizer.bytes.json", "grammar.tables.json", "eval/dev.json", "licences/base-model.txt",
-        "drafts.ngrams", "drafts.neighbours", "prefix.kv", "head.onnx", "head.onnx.data", "head.columns",
+        "tokenizer.bytes.json", "grammar.tables.json", "grammar.lexemes.json", "eval/dev.json",
+        "licences/base-model.txt", "drafts.ngrams", "drafts.neighbours", "prefix.kv", "head.onnx", "head.onnx.data", "head.columns",
     }  # fmt: skip
     config = LlamaConfig.from_pretrained(tiny_project.path("base"))
     expected = model_info(config, "shared")
@@ -540,7 +540,7 @@ def test_a_flipped_bit_in_any_file_is_found_and_named(
     tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     names = [str(path.relative_to(tiny_bundle)) for path in tiny_bundle.rglob("*") if path.is_file()]
-    assert len(names) == 17
+    assert len(names) == 18
     bundle = Path(shutil.copytree(tiny_bundle, tmp_path / "bundle"))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["edgedsl", "generate", "--bundle", str(bundle), "off"])

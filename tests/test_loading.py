@@ -13,8 +13,8 @@ from tiny import tiny_tokenizer
 import edgedsl
 from edgedsl import token_bytes
 from edgedsl.bundle.manifest import open_bundle, write_manifest
-from edgedsl.errors import BundleError, EngineLimitError, ModelError
-from edgedsl.grammar import Grammar, Matcher, lark_tables
+from edgedsl.errors import BundleError, EngineLimitError, GrammarError, ModelError
+from edgedsl.grammar import Grammar, Matcher, lark_tables, lexemes
 from edgedsl.runtime import loading, warm_up
 
 
@@ -79,7 +79,6 @@ def test_dev_programs_may_hold_anything(monkeypatch: pytest.MonkeyPatch, caplog:
 def test_idle_work_leaves_no_question_about_training_programs(
     tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loading, "AT_LOAD", 0)
     engine = edgedsl.load(tiny_bundle, num_threads=1)
     assert engine.drafts and engine.drafts.neighbours
     programs = list(engine.drafts.neighbours.programs(100))
@@ -94,7 +93,7 @@ def test_idle_work_leaves_no_question_about_training_programs(
     assert not asked
 
 
-@pytest.mark.parametrize("name", [token_bytes.FILE_NAME, lark_tables.FILE_NAME, loading.DEV_FILE])
+@pytest.mark.parametrize("name", [token_bytes.FILE_NAME, lark_tables.FILE_NAME, lexemes.FILE_NAME, loading.DEV_FILE])
 def test_what_can_be_worked_out_need_not_be_there(bundle: Path, tiny_bundle: Path, name: str) -> None:
     rewrite(bundle, name, None)
     answer = edgedsl.load(bundle, num_threads=1)("set the hall to 5", max_tokens=20)
@@ -110,13 +109,33 @@ def test_malformed_dev_pairs_are_an_error(bundle: Path, rows: object) -> None:
 
 def test_dev_programs_that_do_not_parse_are_no_hindrance(bundle: Path) -> None:
     rewrite(bundle, loading.DEV_FILE, json.dumps([{"prompt": "sing", "target": "la la"}]))
-    assert edgedsl.load(bundle, num_threads=1)("off", max_tokens=20).finish_reason in ("stop", "length")
+    engine = edgedsl.load(bundle, num_threads=1)
+    engine.warm_up()
+    assert engine("off", max_tokens=20).finish_reason in ("stop", "length")
 
 
 def test_malformed_bytes_of_tokens_are_an_error(bundle: Path) -> None:
     rewrite(bundle, token_bytes.FILE_NAME, "{}")
     with pytest.raises(ModelError, match="does not hold the bytes"):
         edgedsl.load(bundle, num_threads=1)
+
+
+def test_malformed_lexemes_are_an_error(bundle: Path) -> None:
+    rewrite(bundle, lexemes.FILE_NAME, "{}")
+    with pytest.raises(GrammarError, match="does not hold the lexemes"):
+        edgedsl.load(bundle, num_threads=1)
+
+
+def test_what_others_put_out_of_the_collectors_way_stays_there(bundle: Path) -> None:
+    gc.freeze()
+    try:
+        frozen = gc.get_freeze_count()
+        edgedsl.load(bundle, num_threads=1)
+        assert gc.get_freeze_count() > frozen * 0.9
+    finally:
+        gc.unfreeze()
+    edgedsl.load(bundle, num_threads=1)
+    assert gc.get_freeze_count() == 0
 
 
 def test_garbage_is_collected_again_after_a_load_and_left_alone_where_it_was_off(bundle: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from copy import copy
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import llguidance
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 
 from edgedsl.catalogue import Catalogue
 from edgedsl.errors import GrammarError, RequestError
+from edgedsl.grammar import lexemes
 from edgedsl.grammar.grammar import START, Grammar
 from edgedsl.grammar.legal_tokens import LegalTokenCache
 from edgedsl.grammar.matcher import Matcher, MatcherFactory
@@ -62,13 +64,16 @@ def _keeps_bytes(tokenizer: Tokenizer) -> bool:
 
 
 class CompiledGrammar:
-    """A grammar over the tokens of one tokenizer. Immutable; matchers are made from it."""
+    """A grammar over the tokens of one tokenizer. Immutable; matchers are made from it. See :meth:`Grammar.compile`."""
 
-    def __init__(self, grammar: Grammar, tokenizer: Tokenizer, end_token_ids: list[int]) -> None:
+    def __init__(
+        self, grammar: Grammar, tokenizer: Tokenizer, end_token_ids: list[int], lexemes_path: Path | None = None
+    ) -> None:
         self.grammar = grammar
         self.vocab_size = tokenizer.vocab_size
         self.end_token_ids = frozenset(end_token_ids)
         self.legal_tokens = LegalTokenCache(self.vocab_size)
+        self._lexemes = lexemes.read(lexemes_path, grammar.source, tokenizer.json_text) if lexemes_path else None
         self._special_token_ids = tokenizer.special_token_ids
         self._token_bytes = tokenizer.token_bytes
         if len(self._token_bytes) != self.vocab_size:
@@ -90,7 +95,7 @@ class CompiledGrammar:
         special = self._special_token_ids
         token_bytes = [b"" if i in special else data for i, data in enumerate(self._token_bytes)]
         automaton = Automaton(self.grammar.lark, START, self.grammar.catalogue)
-        return Planner(automaton, Vocabulary(token_bytes), self._is_program)
+        return Planner(automaton, Vocabulary(token_bytes), self._is_program, self._lexemes)
 
     @cached_property
     def reachable(self) -> NDArray[np.int64]:

@@ -159,16 +159,23 @@ class Grammar:
             raise GrammarError(f"'{text[:80]}' does not parse under '{self.name}': {_where(text, exc)}") from exc
         return [(literals.get(token.type, token.type), str(token)) for token in tokens]
 
-    def compile(self, tokenizer: Tokenizer, end_token_ids: list[int]) -> CompiledGrammar:
+    def compile(
+        self, tokenizer: Tokenizer, end_token_ids: list[int], lexemes_path: Path | None = None
+    ) -> CompiledGrammar:
         """Bind the grammar to a tokenizer.
 
         Args:
             tokenizer: of the model that will be decoded.
             end_token_ids: tokens that the mask allows exactly where a program may end.
+            lexemes_path: a file of the shortest lexemes, see :mod:`edgedsl.grammar.lexemes`; found if None, or where
+                the file is of another grammar, tokenizer or version.
+
+        Raises:
+            GrammarError: tokens that the engine cannot use, or a malformed file.
         """
         from edgedsl.grammar.compiled import CompiledGrammar  # which needs this module
 
-        return CompiledGrammar(self, tokenizer, end_token_ids)
+        return CompiledGrammar(self, tokenizer, end_token_ids, lexemes_path)
 
 
 def lark_failure(exc: Exception, name: str) -> GrammarError:

@@ -15,6 +15,7 @@ from itertools import islice
 
 from edgedsl.errors import GrammarError
 from edgedsl.grammar.lalr import Costs
+from edgedsl.grammar.lexemes import Lexemes
 from edgedsl.grammar.node import Ways
 from edgedsl.grammar.position import EMPTY, Automaton, Position
 from edgedsl.grammar.spelling import Spelling
@@ -34,6 +35,9 @@ class Planner:
 
     What it says of a position does not depend on which programs came by before.
 
+    Args:
+        lexemes: the shortest of each terminal, if they were found before.
+
     Attributes:
         enough_tokens: those of a short program; the shortest one rarely has fewer.
 
@@ -41,11 +45,13 @@ class Planner:
         GrammarError: no program of the grammar can be spelled with these tokens.
     """
 
-    def __init__(self, automaton: Automaton, vocabulary: Vocabulary, is_program: Check) -> None:
+    def __init__(
+        self, automaton: Automaton, vocabulary: Vocabulary, is_program: Check, lexemes: Lexemes | None = None
+    ) -> None:
         self.vocabulary = vocabulary
         self.classes = TokenClasses(automaton, vocabulary.token_bytes)
         self._is_small = len(automaton.nfa.moves) <= _MAX_LEXER_STATES
-        self._bind(automaton, Spelling(automaton, vocabulary), is_program)
+        self._bind(automaton, Spelling(automaton, vocabulary, known=lexemes), is_program)
 
     def restrict(self, automaton: Automaton, is_program: Check) -> Planner:
         """The planner of a part of the catalogue.
@@ -69,6 +75,11 @@ class Planner:
         self._is_program = is_program
         self._min_tokens: int | None = None
         self.enough_tokens = self._short_program(automaton.start())
+
+    @property
+    def lexemes(self) -> Lexemes:
+        """The shortest of each terminal."""
+        return self._spelling.lexemes
 
     @property
     def min_tokens(self) -> int:

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 
 from edgedsl.grammar.dfa import PLAIN_LETTER
 from edgedsl.grammar.lalr import Costs, Stack
+from edgedsl.grammar.lexemes import Lexemes
 from edgedsl.grammar.position import EMPTY, Automaton, Position
 from edgedsl.grammar.vocabulary import Vocabulary
 
@@ -23,13 +24,20 @@ class Spelling:
         automaton: of the grammar, or of a part of its catalogue.
         vocabulary: of the tokenizer.
         whole: that of the whole catalogue, where the automaton is of a part: most of what it found holds here too.
+        known: ``lexemes``, if they were found before.
 
     Attributes:
         costs: of what may follow a stack, in tokens.
         lexemes: by terminal the tokens of its shortest lexeme, a number, and its bytes; None where it has none.
     """
 
-    def __init__(self, automaton: Automaton, vocabulary: Vocabulary, whole: Spelling | None = None) -> None:
+    def __init__(
+        self,
+        automaton: Automaton,
+        vocabulary: Vocabulary,
+        whole: Spelling | None = None,
+        known: Lexemes | None = None,
+    ) -> None:
         self._automaton = automaton
         self._vocabulary = vocabulary
         has_lexer_of_whole = whole is not None and whole._automaton.dfa is automaton.dfa
@@ -37,8 +45,8 @@ class Spelling:
             whole._few_tokens if whole and has_lexer_of_whole else {}
         )
         self._spellings: dict[tuple[int, str], tuple[bytes, int] | None] = {}
-        self.lexemes: dict[str, tuple[int, bytes] | None] = dict(whole.lexemes) if whole else {}
-        terminals: Iterable[str] = automaton.terminals
+        self.lexemes: Lexemes = dict(whole.lexemes) if whole else dict(known or {})
+        terminals: Iterable[str] = automaton.terminals if self.lexemes.keys() != set(automaton.terminals) else ()
         if whole:  # a part of the names: only terminals that have names may be spelled otherwise
             terminals = whole._automaton.catalogue_terminals | automaton.catalogue_terminals
         for name in terminals:

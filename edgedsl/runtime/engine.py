@@ -26,7 +26,7 @@ from edgedsl.runtime.ngrams import FILE_NAME as NGRAMS_FILE
 from edgedsl.runtime.rows import DeviceRow, Row, best_token
 from edgedsl.runtime.sampling import SamplingParams
 from edgedsl.runtime.sequence import Completion, Sequence
-from edgedsl.runtime.warm_up import IDLE_TOKENS, WHILE_IDLE, walk
+from edgedsl.runtime.warm_up import AT_START, IDLE_TOKENS, WHILE_IDLE, walk, warm_up
 from edgedsl.tokenizer import Tokenizer
 
 _WARM_UP_TOKENS = 64
@@ -58,7 +58,6 @@ class Engine:
         if isinstance(grammar, Grammar):
             grammar = grammar.compile(tokenizer, tokenizer.end_token_ids(template))
         self.compiled = grammar
-        _ = grammar.planner  # worked out now: the first request pays nothing
         self.grammar = grammar.grammar
         self.disagreements = disagreements or Disagreements()
         self.drafts = drafts
@@ -67,7 +66,7 @@ class Engine:
         self.head: Head | None = None
         self.manifest: Manifest | None = None
         self.load_ms = 0.0
-        self.dev_sentence: str | None = None
+        self.dev: list[tuple[str, str]] = []  # sentences and their programs, to warm up with
         self._running: Sequence | None = None
 
     @classmethod
@@ -114,7 +113,7 @@ class Engine:
                 engine.drafts = DraftSources.from_bundle(bundle.path, engine.tokenizer, end_token_ids)
         if not exact:
             engine.costs = parts.costs
-        engine.dev_sentence = next((sentence for sentence, _ in parts.dev), None)
+        engine.dev = parts.dev[:AT_START]
         engine.load_ms = 1000 * (time.perf_counter() - started)
         return engine
 
@@ -173,15 +172,17 @@ class Engine:
         return self.finish(sequence)
 
     def warm_up(self) -> None:
-        """Answer one of the bundle's own dev sentences, so that the first request finds memory warm.
+        """Walk the bundle's own dev programs and answer one of their sentences: the first request finds all warm.
 
         For a server, whose load nobody waits for; a single program would only be ready later.
         """
-        if self.dev_sentence is None:
+        if not self.dev:
             return
+        programs = [program for _, program in self.dev]
+        warm_up(self.compiled, self.tokenizer, programs, needs_masks=self.decoder.head is not None)
         params = SamplingParams(max_tokens=max(self.compiled.planner.enough_tokens, _WARM_UP_TOKENS))
         try:
-            self.generate(self.dev_sentence, params)
+            self.generate(self.dev[0][0], params)
         except (GenerationError, RequestError) as exc:  # a request will say so again
             _log.warning("the warm-up failed: %s", exc.message)
 

@@ -13,14 +13,12 @@ from pathlib import Path
 from edgedsl import token_bytes
 from edgedsl.bundle.manifest import Bundle, check_hashes, open_bundle, weights
 from edgedsl.errors import BundleError
-from edgedsl.grammar import CompiledGrammar, Grammar, lark_tables
+from edgedsl.grammar import CompiledGrammar, Grammar, lark_tables, lexemes
 from edgedsl.prompt import PromptTemplate
-from edgedsl.runtime import lm_head
 from edgedsl.runtime.calibration import kept_calibration, open_decoder
 from edgedsl.runtime.call_costs import CallCosts
 from edgedsl.runtime.decoder import Decoder
 from edgedsl.runtime.prefix import open_prefix
-from edgedsl.runtime.warm_up import AT_LOAD, warm_up
 from edgedsl.tokenizer import Tokenizer
 
 DEV_FILE = "eval/dev.json"  # a list of objects with prompt and target
@@ -28,7 +26,7 @@ DEV_FILE = "eval/dev.json"  # a list of objects with prompt and target
 
 @dataclass(frozen=True)
 class Parts:
-    """Of a bundle; ``costs`` are those of a model call, ``dev`` sentences and programs."""
+    """Of a bundle; ``costs`` are those of a model call, ``dev`` sentences and their programs."""
 
     bundle: Bundle
     dev: list[tuple[str, str]]
@@ -63,9 +61,7 @@ def open_parts(path: Path, execution_provider: str, num_threads: int, captures_g
         prefix = open_prefix(bundle, tokenizer, template)
         dev = _dev_pairs(bundle)
         compiled = _compile(bundle, tokenizer, template)
-        programs, has_head_apart = [program for _, program in dev[:AT_LOAD]], lm_head.FILE_NAME in bundle.manifest.files
-        warm_up(compiled, tokenizer, programs, needs_masks=has_head_apart)
-        gc.collect()  # while ONNX Runtime still works; put off, it would hold up a request
+        _ = compiled.planner  # worked out now, while ONNX Runtime works: the first request pays nothing
         hashing.result()
         found = opening.result() if opening else None
     decoder, costs = found or opened()  # a measurement must have the machine to itself
@@ -76,7 +72,10 @@ def open_parts(path: Path, execution_provider: str, num_threads: int, captures_g
 
 @contextmanager
 def _garbage_kept() -> Iterator[None]:
-    """Nearly all that a load makes stays; looking through it again and again would take a third of the time."""
+    """Nearly all that a load makes stays; looking through it again and again would take a third of the time.
+
+    What was made joins the collector's oldest generation unseen: looking through it once would hold up a request.
+    """
     if not gc.isenabled():
         yield
         return
@@ -84,13 +83,16 @@ def _garbage_kept() -> Iterator[None]:
     try:
         yield
     finally:
+        if not gc.get_freeze_count():  # what others have put out of its way stays there
+            gc.freeze()
+            gc.unfreeze()
         gc.enable()
 
 
 def _compile(bundle: Bundle, tokenizer: Tokenizer, template: PromptTemplate) -> CompiledGrammar:
     catalogue, tables = _if_there(bundle, "catalogue.json"), _if_there(bundle, lark_tables.FILE_NAME)
     grammar = Grammar.from_files(bundle.path / "grammar.lark", catalogue, tables)
-    return grammar.compile(tokenizer, tokenizer.end_token_ids(template))
+    return grammar.compile(tokenizer, tokenizer.end_token_ids(template), _if_there(bundle, lexemes.FILE_NAME))
 
 
 def _dev_pairs(bundle: Bundle) -> list[tuple[str, str]]:

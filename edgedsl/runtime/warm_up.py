@@ -1,4 +1,4 @@
-"""Programs walked through the grammar before anyone asks for them.
+"""Programs walked through the grammar before anyone asks for them: by a server, whose load nobody waits for.
 
 Both engines are built as far as they are walked, and what they say of a position is kept: a request that comes by there
 finds it.
@@ -16,7 +16,7 @@ from edgedsl.tokenizer import Tokenizer
 _log = logging.getLogger(__name__)
 _ENOUGH = 1 << 20  # tokens: no budget
 _MAX_CHARS = 2_000  # of a program: tokens and positions of longer ones say nothing new
-AT_LOAD = 64  # programs; enough for most of a lexer's states
+AT_START = 64  # programs; enough for most of a lexer's states
 WHILE_IDLE = 512  # programs; what more of them bring is little
 IDLE_TOKENS = 128  # of a program: a request may be waiting
 
