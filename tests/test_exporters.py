@@ -372,7 +372,8 @@ def test_the_bundle_is_whole_and_says_what_it_is(tiny_bundle: Path, tiny_project
     assert set(bundle.manifest.files) == {
         "model.onnx", "model.onnx.data", "tokenizer.json", "prompt.json", "grammar.lark", "catalogue.json",
         "tokenizer.bytes.json", "grammar.tables.json", "grammar.lexemes.json", "eval/dev.json",
-        "licences/base-model.txt", "drafts.ngrams", "drafts.neighbours", "prefix.kv", "head.onnx", "head.onnx.data", "head.columns",
+        "licences/base-model.txt", "drafts.ngrams", "drafts.neighbours", "prefix.kv",
+        "head.onnx", "head.onnx.data", "head.columns",
     }  # fmt: skip
     config = LlamaConfig.from_pretrained(tiny_project.path("base"))
     expected = model_info(config, "shared")
