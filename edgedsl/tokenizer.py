@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Iterable
 from functools import cached_property
 from itertools import takewhile
 from pathlib import Path
 
 from tokenizers import Tokenizer as Backend
+from tokenizers.decoders import ByteLevel
 
 from edgedsl import token_bytes
 from edgedsl.errors import ModelError
 from edgedsl.prompt import PromptTemplate, Segment
 
 _REPLACEMENT = "\ufffd"
+_NO_TEXT = b"\xff"  # has a token, but llguidance gives it no bytes: it marks special tokens with it
+_Utf8 = codecs.getincrementaldecoder("utf-8")
 
 
 class Tokenizer:
@@ -109,6 +113,11 @@ class Tokenizer:
         return token_bytes.work_out(self.json_text)
 
     @cached_property
+    def is_byte_level(self) -> bool:
+        """Whether the text of tokens is that of their bytes."""
+        return isinstance(self._backend.decoder, ByteLevel)
+
+    @cached_property
     def special_token_ids(self) -> frozenset[int]:
         """Tokens that stand for no text."""
         return frozenset(i for i, token in self._backend.get_added_tokens_decoder().items() if token.special)
@@ -125,18 +134,24 @@ class Tokenizer:
 class TextStream:
     """Turns token ids into text piece by piece; holds back bytes of an unfinished character.
 
-    Only the last tokens are decoded, with those of the piece before them, since some decoders treat the first token in
-    another way: what they make of these alone is known, and the rest is new.
+    A byte-level decoder puts the tokens' bytes one behind the other. Of others only the last tokens are decoded, with
+    those of the piece before them, since some treat the first token in another way: what they make of these alone is
+    known, and the rest is new.
     """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
+        self._characters = _Utf8(errors="replace") if tokenizer.is_byte_level else None
         self._token_ids: list[int] = []  # of the last piece, and what came since
         self._num_emitted = 0  # tokens of the last piece
         self._emitted = ""  # their text
 
     def push(self, token_id: int) -> str:
         """The text that this token completes; may be empty."""
+        if self._characters:
+            if token_id in self._tokenizer.special_token_ids:
+                return ""
+            return self._characters.decode(self._tokenizer.token_bytes[token_id] or _NO_TEXT)
         self._token_ids.append(token_id)
         text = self._tokenizer.decode(self._token_ids)
         piece = text[len(self._emitted) :]
@@ -149,4 +164,6 @@ class TextStream:
 
     def finish(self) -> str:
         """What was held back."""
+        if self._characters:
+            return self._characters.decode(b"", final=True)
         return self._tokenizer.decode(self._token_ids)[len(self._emitted) :]

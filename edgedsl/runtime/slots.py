@@ -7,9 +7,11 @@ where a call has several sequences (ONNX Runtime, GroupQueryAttention), so a ste
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
 
 from edgedsl.errors import GenerationError
 from edgedsl.runtime.device_calls import DeviceCalls
@@ -35,8 +37,7 @@ class Slots:
         self._decoder = decoder
         self._is_on_gpu = decoder.execution_provider == "cuda"
         self._inputs = {entry.name for entry in decoder.session.get_inputs()}
-        self._binding = decoder.session.io_binding()
-        self._found = decoder.row_buffer(0, 1)
+        self._bound: dict[int, tuple[ort.IOBinding, NDArray[Any]]] = {}
         self._device_calls: DeviceCalls | None = None
         if "seqlens_k" in self._inputs:
             device = "cuda" if self._is_on_gpu else "cpu"
@@ -94,11 +95,17 @@ class Slots:
             "position_ids": np.array(lengths, np.int64)[:, None],
             "num_logits": np.ones(1, np.int64),
         }
+        binding, found = self._bound_to(len(tokens))
         for name in inputs.keys() & self._inputs:
-            self._binding.bind_cpu_input(name, inputs[name])
-        if len(self._found) != len(tokens):
-            self._decoder.bind_cache(self._binding, 0, len(tokens))
-            self._found = self._decoder.row_buffer(len(tokens), 1)
-            self._decoder.bind_rows(self._binding, self._found)
-        self._decoder.session.run_with_iobinding(self._binding)
-        return list(self._decoder.rows_of(self._found[:, 0]))
+            binding.bind_cpu_input(name, inputs[name])
+        self._decoder.session.run_with_iobinding(binding)
+        return list(self._decoder.rows_of(found[:, 0]))
+
+    def _bound_to(self, size: int) -> tuple[ort.IOBinding, NDArray[Any]]:
+        """The first slots and memory for their rows, bound; kept, since it takes as long as a row does."""
+        if size not in self._bound:
+            binding, found = self._decoder.session.io_binding(), self._decoder.row_buffer(size, 1)
+            self._decoder.bind_cache(binding, 0, size)
+            self._decoder.bind_rows(binding, found)
+            self._bound[size] = binding, found
+        return self._bound[size]
