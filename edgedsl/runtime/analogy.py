@@ -28,12 +28,17 @@ class Analogy:
         self._known = frozenset(self._words.texts)
         self._matcher = SequenceMatcher(None, autojunk=False)
         self._matcher.set_seq2(self._words.texts)  # what it learns of the second it uses again
+        self._encoded: dict[str, list[int]] = {}  # like sentences often come to the same program
 
     def fit(self, sentence_token_ids: list[int], program_token_ids: list[int]) -> list[int]:
         """The program of another sentence in this one's words, in tokens."""
         program = self._tokenizer.decode(program_token_ids)
         fitted = self.fit_text(self._tokenizer.decode(sentence_token_ids), program)
-        return program_token_ids if fitted == program else self._tokenizer.encode_plain(fitted)
+        if fitted == program:
+            return program_token_ids
+        if fitted not in self._encoded:
+            self._encoded[fitted] = self._tokenizer.encode_plain(fitted)
+        return self._encoded[fitted]
 
     def fit_text(self, sentence: str, program: str) -> str:
         """The program of another sentence in this one's words; unchanged where it holds none that differ."""

@@ -68,7 +68,7 @@ def sample(logits: NDArray[np.float32], params: SamplingParams, rng: np.random.G
     Raises:
         NoTokenError: every token is masked, or the largest logit is not finite.
     """
-    best = int(np.argmax(logits))
+    best = int(logits.argmax())
     if not math.isfinite(float(logits[best])):
         raise NoTokenError("no token can follow: every logit is masked or not finite")
     if params.temperature == 0:
