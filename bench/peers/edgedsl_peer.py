@@ -12,6 +12,7 @@ from edgedsl.machine import version
 from edgedsl.runtime.engine import Engine
 from edgedsl.runtime.sampling import SamplingParams
 from edgedsl.runtime.streams import Streams
+from edgedsl.serving import huge_pages
 
 
 class Contestant:
@@ -33,6 +34,7 @@ class Contestant:
         self._engine.warm_up()
         for _ in self._engine.idle_work():
             pass
+        huge_pages.collapse()
         if num_streams > 1 and self._engine.decoder.can_truncate:
             self._streams = Streams(self._engine)
             self.generate_together = self._generate_together  # the worker looks whether it is there

@@ -21,7 +21,7 @@ from edgedsl._version import __version__
 from edgedsl.config import GenerateSection, ServeSection
 from edgedsl.errors import ConfigError
 from edgedsl.runtime.sampling import SamplingParams
-from edgedsl.serving import heap
+from edgedsl.serving import heap, huge_pages
 from edgedsl.serving.app import create_app
 from edgedsl.serving.gate import KeyRing, check_exposure
 from edgedsl.serving.queue import EngineQueue
@@ -80,6 +80,7 @@ def _prepared(
         prepare(engine, keys or (), server)
         gc.freeze()  # all of it stays: the collector need not look through it during a request
         heap.trim()
+        huge_pages.collapse()
         return engine
 
     return prepared
