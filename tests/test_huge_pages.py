@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgedsl.serving import huge_pages
+from edgedsl.runtime import huge_pages
 
 MIB = 1 << 20
 

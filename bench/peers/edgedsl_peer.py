@@ -9,10 +9,10 @@ from typing import Any
 from edgedsl.bench.together import Outcome, Watch, answer_together
 from edgedsl.errors import EdgeDSLError
 from edgedsl.machine import version
+from edgedsl.runtime import huge_pages
 from edgedsl.runtime.engine import Engine
 from edgedsl.runtime.sampling import SamplingParams
 from edgedsl.runtime.streams import Streams
-from edgedsl.serving import huge_pages
 
 
 class Contestant:

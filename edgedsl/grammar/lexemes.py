@@ -6,7 +6,7 @@ import hashlib
 import json
 from pathlib import Path
 
-from edgedsl import __version__
+from edgedsl._version import __version__
 from edgedsl.errors import GrammarError
 
 FILE_NAME = "grammar.lexemes.json"

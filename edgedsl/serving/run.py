@@ -20,8 +20,9 @@ import uvicorn
 from edgedsl._version import __version__
 from edgedsl.config import GenerateSection, ServeSection
 from edgedsl.errors import ConfigError
+from edgedsl.runtime import huge_pages
 from edgedsl.runtime.sampling import SamplingParams
-from edgedsl.serving import heap, huge_pages
+from edgedsl.serving import heap
 from edgedsl.serving.app import create_app
 from edgedsl.serving.gate import KeyRing, check_exposure
 from edgedsl.serving.queue import EngineQueue
