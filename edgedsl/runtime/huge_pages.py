@@ -1,6 +1,7 @@
 """Weights on huge pages: a call of the model reads all of them, and looks up fewer addresses. Only on Linux.
 
-A kernel that does not know the request (before 6.1), or has them switched off, leaves all as it is.
+A kernel that does not know the request (before 6.1), or has them switched off, and a container that hides the
+process's mappings leave all as it is.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from pathlib import Path
 
 _SIZE = 2 << 20  # bytes, on x86-64 and on arm64 with pages of 4 KiB
 _COLLAPSE = 25  # MADV_COLLAPSE of linux/mman.h
+_SMAPS = Path("/proc/self/smaps")
 _FULL = 0.9  # of a mapping: what is missing of it is allocated too
 _MAPPING = re.compile(r"([0-9a-f]+)-([0-9a-f]+) (\S+) ")
 _ANONYMOUS = re.compile(r"Anonymous: +(\d+) kB")
@@ -25,8 +27,10 @@ def collapse() -> None:
     libc = ctypes.CDLL(None)
     if not hasattr(libc, "madvise"):
         return
-    with Path("/proc/self/smaps").open(encoding="utf-8", errors="replace") as lines:
-        found = list(full_mappings(lines))
+    try:
+        found = list(full_mappings(_SMAPS.read_text(encoding="utf-8", errors="replace").splitlines()))
+    except OSError:  # a container may hide it
+        return
     for start, end in found:
         # What cannot be had, for want of memory in one piece, stays as it is.
         libc.madvise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), _COLLAPSE)
