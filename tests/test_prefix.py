@@ -102,7 +102,7 @@ def test_a_cache_that_grows_cannot_begin_with_it(tmp_path: Path) -> None:
 
 
 def test_another_tokenizer_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(BundleError, match=f"made for {VOCAB} tokens, the tokenizer has {VOCAB + 1}") as caught:
+    with pytest.raises(BundleError, match=f"made for {VOCAB} tokens, expected {VOCAB + 1}") as caught:
         Prefix.from_file(written(tmp_path, prefix_of()), INFO, VOCAB + 1)
     assert caught.value.hint == "export the bundle again"
 

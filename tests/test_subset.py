@@ -107,7 +107,7 @@ def test_a_denied_parameter_is_not_written(compiled: CompiledGrammar) -> None:
         (Subset(allow=("com.mial",)), "the catalogue has no 'com.mial'", "did you mean 'com.mail'?"),
         (Subset(deny=("com.mail.sned",)), "the catalogue has no 'com.mail.sned'", "did you mean 'com.mail.send'?"),
         (Subset(allow=("com.mai",)), "the catalogue has no 'com.mai'", "did you mean 'com.mail'?"),
-        (Subset(allow=("zzz",)), "the catalogue has no 'zzz'", "name an entry"),
+        (Subset(allow=("zzz",)), "the catalogue has no 'zzz'", "name an entry, such as 'com.mail'"),
         (Subset(allow=()), "no name is allowed", "leave the list out to allow the whole catalogue"),
     ],
 )

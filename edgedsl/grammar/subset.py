@@ -80,10 +80,10 @@ class _Selection:
             found = {known for path in self._paths(catalogue.names, "") for known in self._covering(path)}
             missing = sorted(self._names - found)
         if missing:
-            near = difflib.get_close_matches(missing[0], list(self._paths(catalogue.names, "", is_whole=True)), 1)
-            raise RequestError(
-                f"the catalogue has no '{missing[0]}'", hint=f"did you mean '{near[0]}'?" if near else "name an entry"
-            )
+            paths = list(self._paths(catalogue.names, "", is_whole=True))
+            near = difflib.get_close_matches(missing[0], paths, 1)
+            instead = f"did you mean '{near[0]}'?" if near else f"name an entry, such as '{paths[0]}'" if paths else None
+            raise RequestError(f"the catalogue has no '{missing[0]}'", hint=instead or "it has no entries")
 
     def covers(self, path: str) -> bool:
         """Whether the path is one of the names, or below one."""

@@ -52,10 +52,10 @@ class Layout:
 
         Args:
             path: of the file.
-            vocab_size: of the tokenizer that it must belong to; the field of this name says so.
+            vocab_size: of the tokenizer or the model that it must belong to; the field of this name says so.
 
         Raises:
-            BundleError: missing, of another kind or version, cut off, longer than it says, or for another tokenizer.
+            BundleError: missing, of another kind or version, cut off, longer than it says, or for another vocabulary.
         """
         try:
             content: Array = np.memmap(path, np.uint8, "r")
@@ -65,7 +65,7 @@ class Layout:
         fields = dict(zip(self.fields, numbers, strict=False))
         if fields["vocab_size"] != vocab_size:
             raise BundleError(
-                f"'{path}' was made for {fields['vocab_size']} tokens, the tokenizer has {vocab_size}",
+                f"'{path}' was made for {fields['vocab_size']} tokens, expected {vocab_size}",
                 hint="export the bundle again",
             )
         return fields, self._arrays(path, content, numbers)
