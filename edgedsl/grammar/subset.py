@@ -82,8 +82,10 @@ class _Selection:
         if missing:
             paths = list(self._paths(catalogue.names, "", is_whole=True))
             near = difflib.get_close_matches(missing[0], paths, 1)
-            instead = f"did you mean '{near[0]}'?" if near else f"name an entry, such as '{paths[0]}'" if paths else None
-            raise RequestError(f"the catalogue has no '{missing[0]}'", hint=instead or "it has no entries")
+            example = f"name an entry, such as '{min(paths)}'" if paths else "it has no entries"
+            raise RequestError(
+                f"the catalogue has no '{missing[0]}'", hint=f"did you mean '{near[0]}'?" if near else example
+            )
 
     def covers(self, path: str) -> bool:
         """Whether the path is one of the names, or below one."""
