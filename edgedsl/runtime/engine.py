@@ -58,6 +58,7 @@ class Engine:
         if isinstance(grammar, Grammar):
             grammar = grammar.compile(tokenizer, tokenizer.end_token_ids(template))
         self.compiled = grammar
+        _ = grammar.planner  # if not there yet: the first request pays nothing
         self.grammar = grammar.grammar
         self.disagreements = disagreements or Disagreements()
         self.drafts = drafts

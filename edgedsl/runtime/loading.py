@@ -61,7 +61,7 @@ def open_parts(path: Path, execution_provider: str, num_threads: int, captures_g
         prefix = open_prefix(bundle, tokenizer, template)
         dev = _dev_pairs(bundle)
         compiled = _compile(bundle, tokenizer, template)
-        _ = compiled.planner  # worked out now, while ONNX Runtime works: the first request pays nothing
+        _ = compiled.planner  # worked out now, while ONNX Runtime works
         hashing.result()
         found = opening.result() if opening else None
     decoder, costs = found or opened()  # a measurement must have the machine to itself
