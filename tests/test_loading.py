@@ -93,6 +93,21 @@ def test_idle_work_leaves_no_question_about_training_programs(
     assert not asked
 
 
+def test_a_warm_up_leaves_no_question_about_dev_programs(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[list[int]] = []
+    count_accepted = Matcher.count_accepted
+    monkeypatch.setattr(Matcher, "count_accepted", lambda self, ids: asked.append(ids) or count_accepted(self, ids))
+    engine = edgedsl.load(tiny_bundle, num_threads=1)
+    asked.clear()
+    engine.warm_up()
+    assert asked
+    asked.clear()
+    assert engine.dev
+    for _, program in engine.dev:
+        warm_up.walk(engine.compiled, engine.tokenizer.encode_plain(program))
+    assert not asked
+
+
 @pytest.mark.parametrize("name", [token_bytes.FILE_NAME, lark_tables.FILE_NAME, lexemes.FILE_NAME, loading.DEV_FILE])
 def test_what_can_be_worked_out_need_not_be_there(bundle: Path, tiny_bundle: Path, name: str) -> None:
     rewrite(bundle, name, None)
