@@ -7,11 +7,10 @@ where a call has several sequences (ONNX Runtime, GroupQueryAttention), so a ste
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnxruntime as ort
-from numpy.typing import NDArray
 
 from edgedsl.errors import GenerationError
 from edgedsl.runtime.device_calls import DeviceCalls
@@ -37,7 +36,8 @@ class Slots:
         self._decoder = decoder
         self._is_on_gpu = decoder.execution_provider == "cuda"
         self._inputs = {entry.name for entry in decoder.session.get_inputs()}
-        self._bound: dict[int, tuple[ort.IOBinding, NDArray[Any]]] = {}
+        self._found = decoder.row_buffer(decoder.num_slots, 1)  # of a step; a narrower one uses the first rows
+        self._bindings: dict[int, ort.IOBinding] = {}
         self._device_calls: DeviceCalls | None = None
         if "seqlens_k" in self._inputs:
             device = "cuda" if self._is_on_gpu else "cpu"
@@ -95,17 +95,16 @@ class Slots:
             "position_ids": np.array(lengths, np.int64)[:, None],
             "num_logits": np.ones(1, np.int64),
         }
-        binding, found = self._bound_to(len(tokens))
+        binding = self._binding_of(len(tokens))
         for name in inputs.keys() & self._inputs:
             binding.bind_cpu_input(name, inputs[name])
         self._decoder.session.run_with_iobinding(binding)
-        return list(self._decoder.rows_of(found[:, 0]))
+        return list(self._decoder.rows_of(self._found[: len(tokens), 0]))
 
-    def _bound_to(self, size: int) -> tuple[ort.IOBinding, NDArray[Any]]:
+    def _binding_of(self, size: int) -> ort.IOBinding:
         """The first slots and memory for their rows, bound; kept, since it takes as long as a row does."""
-        if size not in self._bound:
-            binding, found = self._decoder.session.io_binding(), self._decoder.row_buffer(size, 1)
+        if size not in self._bindings:
+            binding = self._bindings[size] = self._decoder.session.io_binding()
             self._decoder.bind_cache(binding, 0, size)
-            self._decoder.bind_rows(binding, found)
-            self._bound[size] = binding, found
-        return self._bound[size]
+            self._decoder.bind_rows(binding, self._found[:size])
+        return self._bindings[size]
