@@ -24,11 +24,9 @@ from edgedsl.data.pairs import Pair, read_pairs, spread
 from edgedsl.errors import ConfigError, DataError
 from edgedsl.evaluation.progress import track
 from edgedsl.evaluation.record import busy_caveat, describe, head, load_average
-from edgedsl.exporters.neighbours import write_neighbours
-from edgedsl.exporters.ngrams import write_ngrams
+from edgedsl.exporters.drafts import write_drafts
 from edgedsl.grammar import CompiledGrammar, Grammar
 from edgedsl.grammar.authoring.token_set import open_tokens
-from edgedsl.runtime import neighbours, ngrams
 from edgedsl.runtime.drafts import SOURCES, DraftSources, Source
 from edgedsl.runtime.engine import Engine
 from edgedsl.tokenizer import Tokenizer
@@ -158,10 +156,7 @@ def targets_of(
 
 def build(folder: Path, train: Sequence[Pair], compiled: CompiledGrammar, tokenizer: Tokenizer) -> DraftSources:
     """The sources that an export with these pairs would have."""
-    rows = [(tokenizer.encode_plain(pair.prompt), tokenizer.encode_plain(pair.target)) for pair in train]
-    size, end = tokenizer.vocab_size, min(compiled.end_token_ids)
-    write_ngrams(folder / ngrams.FILE_NAME, [target for _, target in rows], vocab_size=size, end_token_id=end)
-    write_neighbours(folder / neighbours.FILE_NAME, rows, vocab_size=size)
+    write_drafts(folder, train, tokenizer, compiled)
     return DraftSources.from_bundle(folder, tokenizer, compiled.end_token_ids)
 
 

@@ -6,7 +6,7 @@ The index holds the training sentences and the programs: who may read the bundle
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,9 +20,12 @@ MAX_ROWS = 20_000  # a look-up takes time for each
 COMMON = 0.25
 SHORT = 500  # rows that take no time to look through
 _Row = tuple[Sequence[int], Sequence[int]]
+_Program = tuple[int, ...]
 
 
-def write_neighbours(path: Path, rows: Sequence[_Row], *, vocab_size: int, max_rows: int = MAX_ROWS) -> int:
+def write_neighbours(
+    path: Path, rows: Sequence[_Row], *, vocab_size: int, max_rows: int = MAX_ROWS, first: Iterable[_Program] = ()
+) -> int:
     """Write the index of some pairs; returns the number of sentences in it. The same rows give the same bytes.
 
     Args:
@@ -30,6 +33,7 @@ def write_neighbours(path: Path, rows: Sequence[_Row], *, vocab_size: int, max_r
         rows: token ids of each sentence and of its program, without the end token.
         vocab_size: of the tokenizer.
         max_rows: of more distinct ones, this many are taken, evenly spaced.
+        first: programs to list before the others, where they are among them.
 
     Raises:
         ExportError: no rows, or a token beyond the vocabulary.
@@ -43,7 +47,9 @@ def write_neighbours(path: Path, rows: Sequence[_Row], *, vocab_size: int, max_r
     if len(distinct) > max_rows:
         distinct = [distinct[n * len(distinct) // max_rows] for n in range(max_rows)]
     words, starts, postings, norms = _postings([sentence for sentence, _ in distinct])
-    targets = {target: n for n, target in enumerate(dict.fromkeys(target for _, target in distinct))}
+    known = dict.fromkeys(target for _, target in distinct)
+    order = dict.fromkeys([*(target for target in first if target in known), *known])
+    targets = {target: n for n, target in enumerate(order)}
     target_tokens = [token_id for target in targets for token_id in target]
     sentences = [spelled[row] for row in distinct]
     row_tokens = [token_id for sentence in sentences for token_id in sentence]

@@ -122,12 +122,11 @@ class _Export:
         return OptimumExporter() if wanted == "optimum" or (reason and wanted == "auto") else FusedExporter()
 
     def _write_drafts(self, info: ModelInfo) -> None:
-        tokenizer = self.language.tokenizer
         if info.kv_layout != "shared":
             self.say("drafts: none, this graph's cache cannot take tokens back")
             return
         train = read_pairs(self.config.path(self.config.data.train))
-        write_drafts(self.staging, train, tokenizer, min(tokenizer.end_token_ids(self.language.template)))
+        write_drafts(self.staging, train, self.language.tokenizer, self.language.compiled)
 
     @property
     def _has_drafts(self) -> bool:

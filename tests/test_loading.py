@@ -14,6 +14,7 @@ import edgedsl
 from edgedsl import token_bytes
 from edgedsl.bundle.manifest import open_bundle, write_manifest
 from edgedsl.errors import BundleError, EngineLimitError, GrammarError, ModelError
+from edgedsl.exporters.walks import most_visited
 from edgedsl.grammar import Grammar, Matcher, lark_tables, lexemes
 from edgedsl.runtime import loading, warm_up
 
@@ -65,14 +66,14 @@ def test_dev_programs_may_hold_anything(monkeypatch: pytest.MonkeyPatch, caplog:
     tokenizer = tiny_tokenizer()
     end = tokenizer.encode_plain(";")[0]
     compiled = Grammar("start: WORD\nWORD: /[a-z]+/\n%ignore /;/\n", name="words").compile(tokenizer, [end])
-    warm_up.warm_up(compiled, tokenizer, ["ab;ab", "AB", "", "a" * 1_000_000])
+    warm_up.warm_up(compiled, tokenizer, map(tokenizer.encode_plain, ["ab;ab", "AB", "", "a" * 1_000_000]))
     assert not caplog.records
 
     def fail(*_: object) -> None:
         raise EngineLimitError("a limit")
 
     monkeypatch.setattr(Matcher, "catch_up", fail)
-    warm_up.warm_up(compiled, tokenizer, ["abcde"])
+    warm_up.warm_up(compiled, tokenizer, [tokenizer.encode_plain("abcde")])
     assert "the warm-up failed" in caplog.text
 
 
@@ -93,19 +94,37 @@ def test_idle_work_leaves_no_question_about_training_programs(
     assert not asked
 
 
-def test_a_warm_up_leaves_no_question_about_dev_programs(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("exact", [False, True])
+def test_a_warm_up_leaves_no_question_about_its_programs(
+    tiny_bundle: Path, exact: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of training; of dev where nothing is drafted, and so no index of the others is open."""
     asked: list[list[int]] = []
     count_accepted = Matcher.count_accepted
     monkeypatch.setattr(Matcher, "count_accepted", lambda self, ids: asked.append(ids) or count_accepted(self, ids))
-    engine = edgedsl.load(tiny_bundle, num_threads=1)
+    engine = edgedsl.load(tiny_bundle, num_threads=1, exact=exact)
     asked.clear()
     engine.warm_up()
     assert asked
     asked.clear()
-    assert engine.dev
-    for _, program in engine.dev:
-        warm_up.walk(engine.compiled, engine.tokenizer.encode_plain(program))
+    if exact:
+        programs = [engine.tokenizer.encode_plain(program) for _, program in engine.dev]
+    else:
+        assert engine.drafts and engine.drafts.neighbours
+        programs = list(engine.drafts.neighbours.programs(warm_up.AT_START))
+    assert programs
+    for program in programs:
+        warm_up.walk(engine.compiled, program)
     assert not asked
+
+
+def test_a_bundle_lists_the_programs_first_that_are_worth_most_to_a_walk(tiny_bundle: Path) -> None:
+    engine = edgedsl.load(tiny_bundle, num_threads=1)
+    assert engine.drafts and engine.drafts.neighbours
+    programs = list(engine.drafts.neighbours.programs(1000))
+    assert len(programs) > 1
+    chosen = most_visited(programs, engine.compiled)
+    assert programs[: len(chosen)] == list(map(list, chosen))
 
 
 @pytest.mark.parametrize("name", [token_bytes.FILE_NAME, lark_tables.FILE_NAME, lexemes.FILE_NAME, loading.DEV_FILE])

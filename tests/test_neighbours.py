@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -21,8 +22,8 @@ quick = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCh
 ROWS: Rows = [([1, 2, 3], [5, 6]), ([1, 2, 4], [5, 6]), ([1, 9], [7]), ([8], [])]
 
 
-def build(folder: Path, rows: Rows) -> NeighbourIndex:
-    write_neighbours(folder / "x", rows, vocab_size=VOCAB)
+def build(folder: Path, rows: Rows, first: Iterable[tuple[int, ...]] = ()) -> NeighbourIndex:
+    write_neighbours(folder / "x", rows, vocab_size=VOCAB, first=first)
     return NeighbourIndex.from_file(folder / "x", VOCAB)
 
 
@@ -51,11 +52,18 @@ def test_votes_are_the_cosines(tmp_path: Path, rows: Rows, sentence: list[int]) 
     assert found == pytest.approx(likeness(rows, sentence), rel=1e-4)
 
 
-def test_programs_are_spread_over_all_of_them(tmp_path: Path) -> None:
-    index = build(tmp_path, [([n], [n]) for n in range(10)])
-    assert list(index.programs(100)) == [[n] for n in range(10)]
-    assert list(index.programs(4)) == [[0], [3], [6], [9]]
-    assert list(index.programs(1)) == [[0]]
+def test_the_programs_named_first_are_listed_first(tmp_path: Path) -> None:
+    index = build(tmp_path, [([n], [n]) for n in range(5)], first=[(3,), (9,), (1,), (3,)])
+    assert list(index.programs(100)) == [[3], [1], [0], [2], [4]]
+    assert list(index.programs(2)) == [[3], [1]]
+
+
+@given(rows_of_pairs, sentences, st.lists(st.lists(st.integers(0, 3), max_size=4).map(tuple)))
+@quick
+def test_the_order_of_the_programs_changes_no_vote(
+    tmp_path: Path, rows: Rows, sentence: list[int], first: list[tuple[int, ...]]
+) -> None:
+    assert build(tmp_path, rows, first=first).nearest(sentence, 3) == build(tmp_path, rows).nearest(sentence, 3)
 
 
 def test_the_best_come_first_and_no_more_than_asked_for(tmp_path: Path) -> None:

@@ -8,13 +8,14 @@ import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from edgedsl.errors import DataError, GenerationError, GrammarError
 from edgedsl.grammar import CompiledGrammar, Grammar
 from edgedsl.prompt import PromptTemplate
 from edgedsl.tokenizer import Tokenizer
 
+Row = TypeVar("Row")
 _LISTED = 20
 
 
@@ -56,11 +57,11 @@ def read_pairs(path: Path) -> list[Pair]:
     return pairs
 
 
-def spread(pairs: Sequence[Pair], num_rows: int | None) -> list[Pair]:
-    """``num_rows`` pairs, evenly spaced over all of them: files are often sorted. None, or more than there are: all."""
-    if num_rows is None or num_rows >= len(pairs):
-        return list(pairs)
-    return [pairs[i * len(pairs) // num_rows] for i in range(num_rows)]
+def spread(rows: Sequence[Row], num_rows: int | None) -> list[Row]:
+    """``num_rows`` of them, evenly spaced over all: files are often sorted. None, or more than there are: all."""
+    if num_rows is None or num_rows >= len(rows):
+        return list(rows)
+    return [rows[i * len(rows) // num_rows] for i in range(num_rows)]
 
 
 def check_pairs(

@@ -114,7 +114,7 @@ class Engine:
                 engine.drafts = DraftSources.from_bundle(bundle.path, engine.tokenizer, end_token_ids)
         if not exact:
             engine.costs = parts.costs
-        engine.dev = parts.dev[:AT_START]
+        engine.dev = parts.dev
         engine.load_ms = 1000 * (time.perf_counter() - started)
         return engine
 
@@ -173,14 +173,14 @@ class Engine:
         return self.finish(sequence)
 
     def warm_up(self) -> None:
-        """Walk the bundle's own dev programs and answer one of their sentences: the first request finds all warm.
+        """Walk the bundle's own programs and answer a dev sentence: the first request finds all warm.
 
         For a server, whose load nobody waits for; a single program would only be ready later.
         """
+        programs = self._programs(AT_START)
+        warm_up(self.compiled, self.tokenizer, programs, needs_masks=self.decoder.head is not None)
         if not self.dev:
             return
-        programs = [program for _, program in self.dev]
-        warm_up(self.compiled, self.tokenizer, programs, needs_masks=self.decoder.head is not None)
         params = SamplingParams(max_tokens=max(self.compiled.planner.enough_tokens, _WARM_UP_TOKENS))
         try:
             self.generate(self.dev[0][0], params)
@@ -188,11 +188,16 @@ class Engine:
             _log.warning("the warm-up failed: %s", exc.message)
 
     def idle_work(self) -> Iterator[None]:
-        """Work for while nothing is asked, a millisecond a step: training programs, which requests will be like."""
-        index = self.drafts.neighbours if self.drafts else None
-        for token_ids in index.programs(WHILE_IDLE) if index else ():
+        """Work for while nothing is asked, a millisecond a step: more programs, which requests will be like."""
+        for token_ids in self._programs(WHILE_IDLE):
             walk(self.compiled, token_ids[:IDLE_TOKENS], needs_masks=self.decoder.head is not None)
             yield
+
+    def _programs(self, most: int) -> Iterator[list[int]]:
+        """Of training, the most useful first; without an index of them those of dev."""
+        if self.drafts and self.drafts.neighbours:
+            return self.drafts.neighbours.programs(most)
+        return (self.tokenizer.encode_plain(program) for _, program in self.dev[:most])
 
     def sequence(self, sentence: str, params: SamplingParams, compiled: CompiledGrammar | None) -> Sequence:
         """A request that was checked; the model did not run yet. Arguments and errors as for :meth:`generate`."""

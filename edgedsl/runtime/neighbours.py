@@ -118,10 +118,8 @@ class NeighbourIndex:
         return [Neighbour(list(program), vote) for program, vote in votes.items()]
 
     def programs(self, most: int) -> Iterator[list[int]]:
-        """The tokens of training programs: at most so many, evenly spaced."""
-        num_targets = len(self._target_starts) - 1
-        for target in range(0, num_targets, -(-num_targets // most)):
-            yield self._target(target)
+        """The tokens of training programs: at most so many, those that are worth most to a walk first."""
+        return map(self._target, range(min(most, len(self._target_starts) - 1)))
 
     def _scores(self, sentence_token_ids: Iterable[int]) -> NDArray[np.float32]:
         """[rows] the cosine, but for a factor that is the same for all."""

@@ -22,13 +22,14 @@ IDLE_TOKENS = 128  # of a program: a request may be waiting
 
 
 def warm_up(
-    compiled: CompiledGrammar, tokenizer: Tokenizer, programs: Iterable[str], *, needs_masks: bool = False
+    compiled: CompiledGrammar, tokenizer: Tokenizer, programs: Iterable[list[int]], *, needs_masks: bool = False
 ) -> None:
-    """Walk texts, of any kind; Lark's parser is warmed too."""
-    for program in programs:
-        if len(program) <= _MAX_CHARS:
-            compiled.grammar.accepts(program)
-            walk(compiled, tokenizer.encode_plain(program), needs_masks=needs_masks)
+    """Walk along tokens of programs, of any kind; Lark's parser is warmed too."""
+    for token_ids in programs:
+        text = tokenizer.decode(token_ids)
+        if len(text) <= _MAX_CHARS:
+            compiled.grammar.accepts(text)
+            walk(compiled, token_ids, needs_masks=needs_masks)
 
 
 def walk(compiled: CompiledGrammar, token_ids: Iterable[int], *, needs_masks: bool = False) -> None:
