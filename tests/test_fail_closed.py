@@ -52,6 +52,7 @@ class Decoder:
     """Favours the tokens of a program; ``fault`` may change the logits [vocab + PADDING] of a step."""
 
     execution_provider = "cpu"
+    head = None
     prefix_token_ids = ()
     info = SimpleNamespace(context_length=128)
 

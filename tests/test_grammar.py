@@ -282,11 +282,20 @@ def test_legal_tokens_keep_the_logits_of_what_a_bitmask_allows(
     legal = LegalTokenCache(vocab_size).get(np.packbits(padded, bitorder="little").view(np.int32))
     logits = rng.standard_normal(vocab_size).astype(np.float32)
     before = logits.copy()
+    assert not legal.is_empty
+    assert [token_id in legal for token_id in range(vocab_size)] == allowed.tolist()
     ours = masked(logits, legal, extra)
     if extra is not None:
         allowed[extra] = True
     np.testing.assert_array_equal(ours, np.where(allowed, logits, -np.inf))
     np.testing.assert_array_equal(logits, before)
+
+
+def test_a_mask_of_nothing_is_empty() -> None:
+    """Bits beyond the vocabulary are no tokens."""
+    legal = LegalTokenCache(40).get(np.array([0, -1 << 8], np.int32))
+    assert legal.is_empty
+    assert not any(token_id in legal for token_id in range(40))
 
 
 def test_only_some_masks_are_kept_in_a_large_form(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -77,31 +77,36 @@ def test_dev_programs_may_hold_anything(monkeypatch: pytest.MonkeyPatch, caplog:
     assert "the warm-up failed" in caplog.text
 
 
-def test_idle_work_leaves_no_question_about_training_programs(
-    tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Questions to the decoding engine, by name."""
+    found: list[str] = []
+
+    def noted(name: str) -> None:
+        method = getattr(Matcher, name)
+        monkeypatch.setattr(Matcher, name, lambda *arguments: found.append(name) or method(*arguments))
+
+    for name in ("fill_bitmask", "count_accepted", "is_accepting"):
+        noted(name)
+    return found
+
+
+def test_idle_work_leaves_no_question_about_training_programs(tiny_bundle: Path, asked: list[str]) -> None:
     engine = edgedsl.load(tiny_bundle, num_threads=1)
     assert engine.drafts and engine.drafts.neighbours
     programs = list(engine.drafts.neighbours.programs(100))
-    asked: list[list[int]] = []
-    count_accepted = Matcher.count_accepted
-    monkeypatch.setattr(Matcher, "count_accepted", lambda self, ids: asked.append(ids) or count_accepted(self, ids))
+    asked.clear()
     assert len(list(engine.idle_work())) == len(programs) > 1
     assert asked
     asked.clear()
     for program in programs:
-        warm_up.walk(engine.compiled, program)
+        warm_up.walk(engine.compiled, program, needs_masks=engine.decoder.head is not None)
     assert not asked
 
 
 @pytest.mark.parametrize("exact", [False, True])
-def test_a_warm_up_leaves_no_question_about_its_programs(
-    tiny_bundle: Path, exact: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_warm_up_leaves_no_question_about_its_programs(tiny_bundle: Path, exact: bool, asked: list[str]) -> None:
     """Those of training; of dev where nothing is drafted, and so no index of the others is open."""
-    asked: list[list[int]] = []
-    count_accepted = Matcher.count_accepted
-    monkeypatch.setattr(Matcher, "count_accepted", lambda self, ids: asked.append(ids) or count_accepted(self, ids))
     engine = edgedsl.load(tiny_bundle, num_threads=1, exact=exact)
     asked.clear()
     engine.warm_up()
@@ -114,7 +119,7 @@ def test_a_warm_up_leaves_no_question_about_its_programs(
         programs = list(engine.drafts.neighbours.programs(warm_up.AT_START))
     assert programs
     for program in programs:
-        warm_up.walk(engine.compiled, program)
+        warm_up.walk(engine.compiled, program, needs_masks=engine.decoder.head is not None)
     assert not asked
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from copy import copy
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from edgedsl.grammar.vocabulary import Vocabulary
 from edgedsl.tokenizer import Tokenizer
 
 _MAX_RESTRICTED = 16
+_MAX_TEXTS = 4096
 _PROBES = ("a", " a", "b c", "1", "(")
 # llguidance knows beforehand which tokens are of these characters, and so legal in most strings. It has four such sets
 # by default; this one does as much for the languages here, and takes a quarter of the time to prepare.
@@ -46,7 +47,8 @@ class _EngineTokens:
         self.eos_token_id = end_token_ids[0]
         self.bos_token_id = None
         self.is_tokenizer_wrapper = True
-        self._encode = tokenizer.encode_plain
+        # Asked with every mask for the text that is forced there; a language has few of them.
+        self._encode = lru_cache(_MAX_TEXTS)(tokenizer.encode_plain)
 
     def __call__(self, text: str) -> list[int]:
         return self._encode(text)

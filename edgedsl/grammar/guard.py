@@ -182,9 +182,12 @@ class BudgetGuard:
         # Infinite after names that a subset of the catalogue leaves out.
         if position is None or math.isinf(self._planner.rough_bound(position)):
             return None
+        node = self._position.node
+        # More may be legal than the mask has, see _planned.
+        is_legal = is_legal or (node.legal is not None and token_id in node.legal)
         if not is_legal and not self._matcher.allows(token_id):
             return None
-        self._position.node.passed[token_id] = position
+        node.passed[token_id] = position
         return position
 
     def _find_ending(self, token_id: int, position: Position, tokens_left: int) -> list[int] | None:
@@ -212,9 +215,10 @@ class BudgetGuard:
         if node.legal is None:
             bitmask = np.empty(self._compiled.bitmask_size, np.int32)
             self._matcher.fill_bitmask(bitmask)
-            if not bitmask.any():
+            legal = self._compiled.legal_tokens.get(bitmask)
+            if legal.is_empty:
                 raise NoTokenError("no token can follow: the grammar engine allows none")
-            node.legal = self._compiled.legal_tokens.get(bitmask)
+            node.legal = legal
         return node.legal
 
     def _alike(self, token_id: int) -> NDArray[np.integer[Any]]:

@@ -59,12 +59,16 @@ class LegalTokens:
         bits: bit i of byte b for token 8 b + i.
         vocab_size: ids from here on are padding, and never legal.
         recent: where large forms are counted.
+
+    Attributes:
+        is_empty: whether it allows none.
     """
 
     def __init__(self, bits: bytes, vocab_size: int, recent: _Recent) -> None:
         self._vocab_size = vocab_size
         self._recent = recent
         self._form: _Form | None = _Form.of(bits, vocab_size)
+        self.is_empty = self._form.token_ids is not None and not self._form.token_ids.size
         is_small = self._form.num_bytes <= len(bits)
         self._bits = b"" if is_small else bits
         if not is_small:
@@ -94,6 +98,14 @@ class LegalTokens:
         if token_ids is None or extra is None or extra in token_ids:
             return token_ids
         return np.append(token_ids, extra)
+
+    def __contains__(self, token_id: int) -> bool:
+        """Whether a token, below the size of the vocabulary, is legal."""
+        form = self._form or self._made_again()
+        if form.token_ids is not None:
+            return token_id in form.token_ids
+        assert form.penalty is not None
+        return bool(form.penalty[token_id] == 0)
 
     def drop_form(self) -> None:
         """Keep the bits only."""

@@ -177,8 +177,7 @@ class Engine:
 
         For a server, whose load nobody waits for; a single program would only be ready later.
         """
-        programs = self._programs(AT_START)
-        warm_up(self.compiled, self.tokenizer, programs, needs_masks=self.decoder.head is not None)
+        warm_up(self.compiled, self.tokenizer, self._programs(AT_START), needs_masks=self._needs_masks)
         if not self.dev:
             return
         params = SamplingParams(max_tokens=max(self.compiled.planner.enough_tokens, _WARM_UP_TOKENS))
@@ -190,8 +189,12 @@ class Engine:
     def idle_work(self) -> Iterator[None]:
         """Work for while nothing is asked, a millisecond a step: more programs, which requests will be like."""
         for token_ids in self._programs(WHILE_IDLE):
-            walk(self.compiled, token_ids[:IDLE_TOKENS], needs_masks=self.decoder.head is not None)
+            walk(self.compiled, token_ids[:IDLE_TOKENS], needs_masks=self._needs_masks)
             yield
+
+    @property
+    def _needs_masks(self) -> bool:
+        return self.decoder.head is not None
 
     def _programs(self, most: int) -> Iterator[list[int]]:
         """Of training, the most useful first; without an index of them those of dev."""
