@@ -114,7 +114,7 @@ def ways(engine: Engine, numbers: Sequence[int]) -> list[Way]:
     Raises:
         RequestError: the engine's bundle takes one request at a time.
     """
-    # Each has streams of its own: what the automatic choice learned comes from its own rounds.
+    # Each has streams of its own; what calls brought, which the automatic choice goes by, is the engine's.
     several = [Way(engine, name, n, Streams(engine, together=how)) for n in numbers for name, how in WAYS.items()]
     return [Way(engine, ONE), *several]
 

@@ -100,7 +100,7 @@ def test_a_way_is_what_it_is_called(
     widths: list[int],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("edgedsl.runtime.streams._Alone.token_ms", token_ms)
+    monkeypatch.setattr(engine.token_cost, "estimate", lambda _: token_ms)
     (way,) = [item for item in bench.ways(engine, [3]) if item.name == name]
     found = way.answer(SENTENCES, PARAMS)
     assert found.errors == []

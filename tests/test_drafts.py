@@ -21,7 +21,7 @@ from edgedsl.errors import BundleError, ConfigError, DataError
 from edgedsl.exporters.neighbours import write_neighbours
 from edgedsl.exporters.ngrams import write_ngrams
 from edgedsl.grammar import CompiledGrammar, Grammar, Matcher
-from edgedsl.runtime.drafts import SOURCES, Acceptance, Draft, Drafter, DraftSources
+from edgedsl.runtime.drafts import SOURCES, Acceptance, Draft, Drafter, DraftSources, Source
 from edgedsl.runtime.neighbours import Neighbour
 from edgedsl.runtime.ngrams import NgramIndex
 from edgedsl.runtime.retrieved import Retrieved
@@ -196,11 +196,41 @@ def test_a_word_is_copied_in_the_tokens_that_it_has_without_its_space() -> None:
 def test_illegal_tokens_are_cut_off(sources: DraftSources) -> None:
     copies = sources.only(["copies"])
     program = encode('say "no')
-    free = copies.start("nod TWICE").propose(program, None, 40)
-    legal = copies.start("nod TWICE").propose(program, matcher_after('say "no'), 40)
-    assert decode(free) == "d TWICE"
-    assert decode(legal) == "d "
+    free = copies.start("nodTWICE").propose(program, None, 40)
+    legal = copies.start("nodTWICE").propose(program, matcher_after('say "no'), 40)
+    assert decode(free) == "dTWICE"
+    assert decode(legal) == "d"
     assert legal.probabilities == free.probabilities[: len(legal.token_ids)]
+
+
+@pytest.mark.parametrize(
+    ("source", "rows", "program", "expected"),
+    [
+        ("neighbours", ["set hall 5x", "set hall 5;set hall 7"], "set hall ", "5;set hall 7"),  # the second best
+        ("neighbours", [*["set hall 5x"] * 3, *["set hall 5y"] * 2, "set hall 5;say"], "set hall ", "5;say"),
+        ("ngrams", ["set hall 5x", "set hall 5x", *["say 5;set hall 7"] * 2], "set hall ", "5;set hall 7"),
+        ("copies", ["x"], "set kitchen 1;set hall 1", "2"),
+        ("neighbours", ['a"', 'a"', 'b"hello"'], 'say "', 'hello"'),  # most end there, which this one cannot
+    ],
+)
+def test_where_a_guess_is_not_legal_another_one_follows(
+    tmp_path: Path, source: Source, rows: list[str], program: str, expected: str
+) -> None:
+    pairs = [(encode("the hall"), encode(row)) for row in rows]
+    size = TOKENIZER.vocab_size
+    write_ngrams(tmp_path / "drafts.ngrams", [row for _, row in pairs], vocab_size=size, end_token_id=END)
+    write_neighbours(tmp_path / "drafts.neighbours", pairs, vocab_size=size)
+    sources = DraftSources.from_bundle(tmp_path, TOKENIZER, [END]).only([source])
+    draft = propose(sources, "the hall 1x 12", program)
+    assert decode(draft) == expected
+    assert len(draft.token_ids) == len(draft.probabilities) == len(draft.sources)
+
+
+def test_a_draft_that_stays_illegal_is_cut_off() -> None:
+    """Each other guess is the next neighbour's; the fifth would be legal."""
+    neighbours = [Neighbour(encode(f"set hall 5{sign}"), 9.0 - n) for n, sign in enumerate("abcd;")]
+    drafter = Drafter(DraftSources(TOKENIZER, [END]), Retrieved(neighbours, END), None)
+    assert decode(drafter.propose(encode("set hall "), matcher_after("set hall "), 9)) == "5"
 
 
 def test_a_switched_off_source_is_not_asked(sources: DraftSources) -> None:

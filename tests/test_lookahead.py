@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny_export import TinyOnnx
 
-from edgedsl.runtime.call_costs import SIZES, CallCosts
+from edgedsl.runtime.call_costs import SIZES, CallCosts, TokenCost
 from edgedsl.runtime.drafts import Draft
 from edgedsl.runtime.lookahead import MAX_DRAFT, Lookahead
 
@@ -74,7 +74,9 @@ def test_drafts_leave_the_tokens_as_they_are_and_save_calls(tiny_onnx: TinyOnnx,
 
 def test_no_more_is_drafted_than_pays(tiny_onnx: TinyOnnx) -> None:
     wanted, _ = greedy(Lookahead(tiny_onnx.shared()), 20)
-    ahead = Lookahead(tiny_onnx.shared(), STEEP, Oracle(wanted, 99))  # type: ignore[arg-type]
+    cost = TokenCost()
+    cost.estimate = lambda _: 1.0  # type: ignore[method-assign]
+    ahead = Lookahead(tiny_onnx.shared(), STEEP, Oracle(wanted, 99), token_cost=cost)  # type: ignore[arg-type]
     assert greedy(ahead, 20)[0] == wanted
     assert ahead.num_drafted == ahead.num_calls - 1  # one a call is free, since no call has one token only
 
@@ -96,17 +98,44 @@ def test_a_draft_stays_inside_context_and_budget(tiny_onnx: TinyOnnx) -> None:
 @given(
     st.lists(st.floats(0, 1), max_size=MAX_DRAFT),
     st.lists(st.floats(0.1, 9), min_size=len(SIZES), max_size=len(SIZES)),
+    st.floats(0, 9),
     st.integers(1, 40),
 )
-def test_the_best_length_gains_most(probabilities: list[float], ms: list[float], num_certain: int) -> None:
+def test_the_best_length_gains_most(
+    probabilities: list[float], ms: list[float], token_ms: float, num_certain: int
+) -> None:
     costs = CallCosts(tuple(sorted(ms)))
 
     def gain(length: int) -> float:
-        saved = sum(float(np.prod(probabilities[: n + 1])) for n in range(length)) * costs.of(1) / 2
+        saved = sum(float(np.prod(probabilities[: n + 1])) for n in range(length)) * token_ms
         return saved - (costs.of(num_certain + length) - costs.of(num_certain))
 
-    best = costs.best_length(probabilities, num_certain)
+    best = costs.best_length(probabilities, token_ms, num_certain)
     assert gain(best) == pytest.approx(max(gain(n) for n in range(len(probabilities) + 1)), abs=1e-9)
+
+
+def test_what_calls_brought_is_what_a_token_costs() -> None:
+    cost, costs = TokenCost(), CallCosts((6.0,) * len(SIZES))
+    assert cost.estimate(costs) == 2.0, "as if calls of four brought three"
+    for _ in range(500):
+        cost.learn(8.0, 2)
+    assert cost.estimate(costs) == pytest.approx(4.0, rel=0.05)
+    for _ in range(500):
+        cost.learn(8.0, 8)
+    assert cost.estimate(costs) == pytest.approx(1.0, rel=0.1), "what was long ago is forgotten"
+
+
+def test_calls_after_the_prompts_are_learned_with_what_they_brought(tiny_onnx: TinyOnnx) -> None:
+    wanted, _ = greedy(Lookahead(tiny_onnx.shared()), 9)
+    learned: list[tuple[float, int]] = []
+    cost = TokenCost()
+    cost.learn = lambda ms, num: learned.append((ms, num))  # type: ignore[method-assign]
+    ahead = Lookahead(tiny_onnx.shared(), FLAT, Oracle(wanted, 2), token_cost=cost)  # type: ignore[arg-type]
+    greedy(ahead, 9)
+    assert learned == [(1.0, 3), (1.0, 3)], "the prompt's call brought three as well"
+    learned.clear()
+    greedy(Lookahead(tiny_onnx.shared(), FLAT, token_cost=cost), 5)
+    assert learned == [(1.0, 1)] * 4
 
 
 def test_costs_between_and_beyond_the_measured_sizes() -> None:

@@ -28,7 +28,7 @@ def build(folder: Path, rows: Rows, first: Iterable[tuple[int, ...]] = ()) -> Ne
 
 
 def likeness(rows: Rows, sentence: list[int]) -> dict[tuple[int, ...], float]:
-    """Vote of each program by the definition: cosines, to the fourth power, the best one 1."""
+    """Vote of each program by the definition: squares of cosines, the best one 1."""
     distinct = list(dict.fromkeys((frozenset(words), tuple(target)) for words, target in rows))
     frequency = {word: sum(word in words for words, _ in distinct) for words, _ in distinct for word in words}
     weight = {word: rarity(len(distinct), count) for word, count in frequency.items()}
@@ -41,7 +41,7 @@ def likeness(rows: Rows, sentence: list[int]) -> dict[tuple[int, ...], float]:
     votes: dict[tuple[int, ...], float] = {}
     for target, cosine in cosines:
         if cosine > 0:
-            votes[target] = votes.get(target, 0.0) + (cosine / best) ** 4
+            votes[target] = votes.get(target, 0.0) + (cosine / best) ** 2
     return votes
 
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 SIZES = (2, 3, 4, 6, 8, 12, 16)  # a call of one token is padded to two, see lookahead.py
 _PAST = 24  # tokens before the measured ones, as many as a short prompt has; or the decoder's prefix if that is longer
 _ROUNDS = 5
+_FADE = 0.99  # of what earlier calls brought, with each call
 
 
 @dataclass(frozen=True)
@@ -32,24 +33,43 @@ class CallCosts:
         slope = (self.ms[-1] - self.ms[-2]) / (SIZES[-1] - SIZES[-2])
         return self.ms[-1] + slope * (num_tokens - SIZES[-1])
 
-    def best_length(self, probabilities: Iterable[float], num_certain: int = 1, token_ms: float = 0.0) -> int:
+    def best_length(self, probabilities: Iterable[float], token_ms: float, num_certain: int = 1) -> int:
         """How many drafted tokens are worth their cost.
 
         Args:
             probabilities: of each drafted token to be right, given that those before it are.
+            token_ms: what a token costs otherwise.
             num_certain: tokens that the call has anyway.
-            token_ms: what a token costs otherwise; 0 for half a call of one token, which drafts come to in the middle.
         """
-        value = token_ms or self.of(1) / 2
         base, reach, saved = self.of(num_certain), 1.0, 0.0
         best, best_gain = 0, 0.0
         for length, probability in enumerate(probabilities, 1):
             reach *= probability
-            saved += reach * value
+            saved += reach * token_ms
             gain = saved - (self.of(num_certain + length) - base)
             if gain > best_gain:
                 best, best_gain = length, gain
         return best
+
+
+class TokenCost:
+    """What a token costs in calls of one request, as it went lately: with drafts they bring several.
+
+    It is what one more token of a draft is worth where it is right: of all ways to spend the time of a call, that one
+    gives the most tokens a second which gains most at this price (Dinkelbach, 1967).
+    """
+
+    def __init__(self) -> None:
+        self._ms = self._tokens = 0.0
+
+    def learn(self, ms: float, num_tokens: int) -> None:
+        """Count a call and what it brought."""
+        self._ms = _FADE * self._ms + ms
+        self._tokens = _FADE * self._tokens + num_tokens
+
+    def estimate(self, costs: CallCosts) -> float:
+        """Milliseconds; at first as if calls of four brought three."""
+        return (costs.of(4) + self._ms) / (3 + self._tokens)
 
 
 def measure(decoder: Decoder) -> CallCosts:

@@ -5,7 +5,7 @@ A word has other tokens after a space than after a quote or a bracket, so the se
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 
 from edgedsl.tokenizer import Tokenizer
 
@@ -33,16 +33,19 @@ class Copies:
             if self._tokens[place + 1] != _BREAK:
                 self._after.setdefault(token_id, []).append(place + 1)
 
-    def guess(self, token_ids: Sequence[int]) -> tuple[int, float] | None:
-        """The token after the longest stretch of the sentence that a program ends with, and its chance."""
-        if not token_ids or token_ids[-1] not in self._after:
+    def guess(self, token_ids: Sequence[int], refused: Container[int] = ()) -> tuple[int, float] | None:
+        """The token after the longest stretch of the sentence that a program ends with, and its chance.
+
+        Stretches before a refused token do not count.
+        """
+        if not token_ids:
             return None
         longest, best = 0, 0
-        for place in self._after[token_ids[-1]]:
+        for place in self._after.get(token_ids[-1], ()):
             length = self._agreement(token_ids, place)
-            if length > longest:
+            if length > longest and self._tokens[place] not in refused:
                 longest, best = length, place
-        return self._tokens[best], _CHANCES[longest]
+        return (self._tokens[best], _CHANCES[longest]) if longest else None
 
     def _agreement(self, token_ids: Sequence[int], place: int) -> int:
         """How many tokens before a place are those that the program ends with."""

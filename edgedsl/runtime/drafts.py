@@ -9,7 +9,7 @@ answer takes, never the answer.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -31,6 +31,7 @@ _SURE = 0.9  # from here on the grammar is not asked what it forces: it would sa
 _LONG = 4  # tokens; neighbours that agree on fewer do not know better than the n-grams
 _DOUBT = 0.6  # occurrences, of a token never seen after a context that was seen
 _CERTAIN = 0.99  # nothing is surer: even a forced string may be spelt in other tokens
+_MAX_REPAIRS = 3  # of a draft: tokens that are not legal
 _HOPELESS = 0.02  # no call gets cheaper by a token that is reached less often
 
 
@@ -180,12 +181,46 @@ class Drafter:
             for token_id in matcher.forced_tokens()[:max_tokens]:
                 self._append(draft, context, (token_id, _CERTAIN, "forced"))
             guess = self._guess(context) if draft.token_ids else guess
-        reach, end_token_ids = 1.0, self._sources.end_token_ids
-        while guess and reach > _HOPELESS and len(draft.token_ids) < max_tokens and guess[0] not in end_token_ids:
+        end = self._extend(draft, context, guess, max_tokens)
+        return self._legal(draft, end, token_ids, matcher, max_tokens) if matcher else draft
+
+    def _extend(self, draft: Draft, context: list[int], guess: _Guess | None, max_tokens: int) -> list[int]:
+        """Append guesses; the end token, if it is what was guessed last, is returned."""
+        reach, end_token_ids = math.prod(draft.probabilities), self._sources.end_token_ids
+        while guess and reach > _HOPELESS and len(draft.token_ids) < max_tokens:
+            if guess[0] in end_token_ids:
+                return [guess[0]]
             self._append(draft, context, guess)
             reach *= guess[1]
             guess = self._guess(context)
-        return draft.shortened(matcher.count_accepted(draft.token_ids)) if matcher and draft.token_ids else draft
+        return []
+
+    def _legal(
+        self, draft: Draft, end: list[int], token_ids: Sequence[int], matcher: Matcher, max_tokens: int
+    ) -> Draft:
+        """The draft with another guess where a token is not legal; like programs often differ in how they go on there.
+
+        Args:
+            draft: of any tokens.
+            end: the end token, where it was guessed behind them.
+            token_ids: the program so far.
+            matcher: behind it.
+            max_tokens: most tokens to guess.
+        """
+        refused: dict[int, set[int]] = {}  # by where they stood
+        for num_left in reversed(range(_MAX_REPAIRS + 1)):
+            guessed = draft.token_ids + end
+            num_legal = matcher.count_accepted(guessed) if guessed else 0
+            if num_legal == len(guessed):
+                break
+            draft = draft.shortened(num_legal)
+            if not num_left:
+                break
+            refused.setdefault(num_legal, set()).add(guessed[num_legal])
+            context = [*token_ids, *draft.token_ids]
+            guess = self._guess(context, refused[num_legal])
+            end = self._extend(draft, context, guess, max_tokens)
+        return draft
 
     def learn(self, draft: Draft, num_accepted: int) -> None:
         """Take what the model said into account.
@@ -208,21 +243,28 @@ class Drafter:
         if self._retrieved:
             self._retrieved.advance(token_id)
 
-    def _guess(self, context: list[int]) -> _Guess | None:
-        """The likeliest next token by what the sources say; once one is sure, no other is asked."""
+    def _guess(self, context: list[int], refused: Collection[int] = ()) -> _Guess | None:
+        """The likeliest next token by what the sources say; once one is sure, no other is asked.
+
+        Args:
+            context: the program up to there; where tokens are refused, the neighbours are sought again.
+            refused: tokens that cannot come next.
+        """
         found: _Guess | None = None
         order = length = 0
+        if refused and self._retrieved:
+            self._retrieved.seek(context, refused)
         if self._retrieved and (voted := self._retrieved.guess()):
             token_id, share, length = voted
             probability = self._acceptance["neighbours"].corrected(share)
             found = token_id, probability, "neighbours"
             if probability >= _SURE and length >= _LONG:
                 return found
-        if self._ngrams and (seen := self._ngrams.predict(context)):
+        if self._ngrams and (seen := self._ngrams.predict(context, refused)):
             token_id, count, total, order = seen
             if not found or length + 1 < order:
                 found = token_id, self._acceptance["ngrams"].corrected(count / (total + _DOUBT)), "ngrams"
-        if self._copies and not (found and found[1] >= _SURE) and (copied := self._copies.guess(context)):
+        if self._copies and not (found and found[1] >= _SURE) and (copied := self._copies.guess(context, refused)):
             chance = self._acceptance["copies"].corrected(copied[1])
             if not found or chance > found[1]:
                 found = copied[0], chance, "copies"

@@ -14,7 +14,7 @@ from edgedsl.bundle.manifest import Manifest
 from edgedsl.errors import GenerationError, LogitsError, PromptTooLong, RequestError
 from edgedsl.grammar import CompiledGrammar, Grammar, Spans
 from edgedsl.prompt import PromptTemplate
-from edgedsl.runtime.call_costs import CallCosts
+from edgedsl.runtime.call_costs import CallCosts, TokenCost
 from edgedsl.runtime.decoder import Decoder
 from edgedsl.runtime.disagreements import Disagreements
 from edgedsl.runtime.drafts import DraftSources
@@ -63,6 +63,7 @@ class Engine:
         self.disagreements = disagreements or Disagreements()
         self.drafts = drafts
         self.costs = costs
+        self.token_cost = TokenCost()
         self.is_padded = drafts is not None
         self.head: Head | None = None
         self.manifest: Manifest | None = None
@@ -259,7 +260,7 @@ class Engine:
     def lookahead(self, sequence: Sequence, decoder: Decoder) -> Lookahead:
         """The calls of the model for a request."""
         drafter = self.drafts.start(sequence.sentence) if self.drafts and sequence.compiled else None
-        return Lookahead(decoder, self.costs, drafter, self.is_padded)
+        return Lookahead(decoder, self.costs, drafter, self.is_padded, self.token_cost)
 
     def advance(self, sequence: Sequence, row: Row) -> str | None:
         """Take one token of the model's logits.

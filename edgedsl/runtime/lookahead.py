@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from edgedsl.grammar import Matcher
-from edgedsl.runtime.call_costs import CallCosts
+from edgedsl.runtime.call_costs import CallCosts, TokenCost
 from edgedsl.runtime.decoder import Decoder
 from edgedsl.runtime.rows import Row, Rows
 
@@ -34,6 +34,7 @@ class Lookahead:
     Attributes:
         drafter: None decodes token by token.
         is_padded: no call has one token only.
+        token_cost: of the engine: what calls after the prompt's brought.
         num_calls: calls of the model so far.
         num_drafted: tokens that were drafted.
         num_accepted: those of them that were right.
@@ -43,12 +44,14 @@ class Lookahead:
     costs: CallCosts | None = None
     drafter: Drafter | None = None
     is_padded: bool = False
+    token_cost: TokenCost = field(default_factory=TokenCost)
     num_calls: int = 0
     num_drafted: int = 0
     num_accepted: int = 0
     _draft: Draft | None = None
     _rows: Rows = field(default_factory=lambda: np.empty((0, 0), np.float32))
     _num_right: int = 0
+    _spent_ms: float = 0.0  # on the last call, until its draft is at an end
 
     def start(
         self, prompt_token_ids: list[int], matcher: Matcher | None, tokens_left: int, token_ms: float = 0.0
@@ -59,10 +62,13 @@ class Lookahead:
             prompt_token_ids: of a new sequence.
             matcher: at the start of the program.
             tokens_left: most tokens of the program.
-            token_ms: what a token costs that is not drafted now, see :meth:`CallCosts.best_length`.
+            token_ms: what a token costs that is not drafted now; 0: what it did lately.
         """
         self.decoder.reset()
-        return self._call(prompt_token_ids[len(self.decoder.prefix_token_ids) :], [], matcher, tokens_left, token_ms)
+        new = prompt_token_ids[len(self.decoder.prefix_token_ids) :]
+        row = self._call(new, [], matcher, tokens_left, token_ms)
+        self._spent_ms = 0.0  # mostly on the prompt
+        return row
 
     def after(self, token_ids: list[int], matcher: Matcher | None, tokens_left: int) -> Row:
         """The logits after one more token.
@@ -95,6 +101,9 @@ class Lookahead:
 
     def _settle(self) -> None:
         """Take back what was drafted wrongly."""
+        if self._spent_ms:
+            self.token_cost.learn(self._spent_ms, 1 + self._num_right)
+            self._spent_ms = 0.0
         if self._draft is None:
             return
         self.num_accepted += self._num_right
@@ -110,6 +119,7 @@ class Lookahead:
         drafted = self._draft.token_ids if self._draft else []
         self.num_calls += 1
         self.num_drafted += len(drafted)
+        self._spent_ms = self.costs.of(len(new) + len(drafted)) if self.costs else 0.0
         if drafted:
             self._rows = self.decoder.rows([*new, *drafted], 1 + len(drafted))
         elif len(new) == 1 and self.is_padded and self._room(2) >= 0:
@@ -126,7 +136,8 @@ class Lookahead:
         if not (self.drafter and self.costs and matcher):
             return None
         draft = self.drafter.propose(token_ids, matcher, max(0, min(MAX_DRAFT, tokens_left, self._room(num_new))))
-        length = self.costs.best_length(draft.probabilities, num_new, token_ms)
+        token_ms = token_ms or self.token_cost.estimate(self.costs)
+        length = self.costs.best_length(draft.probabilities, token_ms, num_new)
         return draft.shortened(length) if length else None
 
     def _room(self, num_new: int) -> int:

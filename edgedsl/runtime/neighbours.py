@@ -35,7 +35,7 @@ LAYOUT = Layout(
 )
 NUM_FITTED = 8  # the nearest: to make a program fit takes longer than to find it
 Fit = Callable[[list[int], list[int]], list[int]]
-_SHARPNESS = 4  # power of the likeness that is a sentence's vote: the nearest count most
+_SHARPNESS = 2  # power of the likeness that is a sentence's vote: the nearest count most
 
 
 class Neighbour(NamedTuple):

@@ -6,7 +6,7 @@ Its key is folded from the last symbol backwards, so one pass over the program's
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -83,23 +83,27 @@ class NgramIndex:
         _check(path, fields, arrays)
         return cls(fields, arrays)
 
-    def predict(self, token_ids: Sequence[int]) -> Prediction | None:
+    def predict(self, token_ids: Sequence[int], refused: Container[int] = ()) -> Prediction | None:
         """What mostly follows the longest known context that a program ends with; None where none is known.
 
         Args:
             token_ids: the program so far.
+            refused: contexts that these tokens mostly follow do not count.
         """
         context = tuple(token_ids[-self.max_order :])
         try:
-            return self._remembered[context]
+            found = self._remembered[context]
         except KeyError:
             if len(self._remembered) >= _MAX_REMEMBERED:
                 self._remembered.clear()
-            self._remembered[context] = found = self._search(context)
-            return found
+            self._remembered[context] = found = self._search(context, self.max_order)
+        while found and found.token_id in refused:
+            found = self._search(context, found.order - 1)
+        return found
 
-    def _search(self, token_ids: tuple[int, ...]) -> Prediction | None:
-        keys, slot_mask, reach = self._keys, self._slot_mask, self.max_order
+    def _search(self, token_ids: tuple[int, ...], most: int) -> Prediction | None:
+        """``most``: tokens of a context."""
+        keys, slot_mask, reach = self._keys, self._slot_mask, most
         num_tokens = len(token_ids)
         key, found, found_order, order = SEED, -1, 0, 0
         while order < reach:
@@ -111,7 +115,7 @@ class NgramIndex:
             while (stored := keys[slot]) and stored != key:
                 slot = (slot + 1) & slot_mask
             if stored:
-                found, found_order, reach = slot, order, self._reach[slot]
+                found, found_order, reach = slot, order, min(most, self._reach[slot])
             if not symbol:
                 break
         if found < 0:

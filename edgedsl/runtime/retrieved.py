@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 
 import numpy as np
 
@@ -34,11 +34,11 @@ class Retrieved:
         self._context: list[int] = []
         self._length = 0
 
-    def seek(self, token_ids: Sequence[int]) -> None:
-        """Stand at the end of a program."""
+    def seek(self, token_ids: Sequence[int], refused: Container[int] = ()) -> None:
+        """Stand at the end of a program; those who go on with a refused token have no vote."""
         self._context = [_START, *token_ids]
         self._length = 0
-        self._find()
+        self._find(refused)
 
     def advance(self, token_id: int) -> None:
         """Stand one token further."""
@@ -69,10 +69,12 @@ class Retrieved:
         best = max(ballot, key=ballot.__getitem__)
         return best, ballot[best] / (sum(ballot.values()) + doubt), self._length
 
-    def _find(self) -> None:
+    def _find(self, refused: Container[int] = ()) -> None:
         """The places after the longest stretches that end as the program does."""
         context, tokens = self._context, self._tokens
         places = self._places_after(context[-1])
+        if refused:
+            places = [place for place in places if tokens[place] not in refused]
         length = 1
         while places and length < min(len(context), _LONGEST):
             wanted = context[-1 - length]

@@ -20,8 +20,6 @@ from edgedsl.runtime.sampling import SamplingParams
 from edgedsl.runtime.sequence import Completion, Sequence
 from edgedsl.runtime.slots import Slots
 
-_FADE = 0.99  # of what earlier calls brought, with each call
-
 
 class Stream:
     """One request on its way.
@@ -44,29 +42,7 @@ class Stream:
         self.row: Row | None = None
         self.on_text = on_text
         self.is_cancelled = is_cancelled
-        self.called: tuple[float, int] | None = None  # a call of its own: what it cost, and the tokens before it
         self.outcome: Completion | BaseException | None = None
-
-
-class _Alone:
-    """What a token costs in calls of one request with drafts, as it went lately.
-
-    Args:
-        costs: of calls.
-        has_drafts: whether there are any; they are expected to bring three tokens a call of four until they did.
-    """
-
-    def __init__(self, costs: CallCosts, has_drafts: bool) -> None:
-        self._ms, self._tokens = (costs.of(4), 3.0) if has_drafts else (costs.of(1), 1.0)
-
-    def learn(self, ms: float, num_tokens: int) -> None:
-        """Count a call and what it brought."""
-        self._ms = _FADE * self._ms + ms
-        self._tokens = _FADE * self._tokens + num_tokens
-
-    @property
-    def token_ms(self) -> float:
-        return self._ms / self._tokens
 
 
 class Streams:
@@ -93,7 +69,6 @@ class Streams:
         self._free = list(reversed(range(engine.decoder.num_slots)))  # the lowest is taken first: steps stay small
         self._active: list[Stream] = []
         self._ended: list[Stream] = []
-        self._alone = _Alone(engine.costs, engine.drafts is not None) if engine.costs else None
 
     @property
     def num_free(self) -> int:
@@ -124,7 +99,8 @@ class Streams:
         stream = Stream(sequence, ahead, slot, on_text, is_cancelled)
         slots = [*(other.slot for other in self._active), slot]
         # Less than alone, so fewer drafts pay; later calls with drafts are made where it is alone.
-        token_ms = self._step_ms(slots) if self.engine.costs and self._is_better_together(slots) else 0.0
+        costs = self.engine.costs
+        token_ms = self._step_ms(slots, costs) if costs and self._is_better_together(slots) else 0.0
         try:
             stream.row = ahead.start(sequence.prompt_token_ids, sequence.matcher, sequence.budget, token_ms)
         except BaseException:
@@ -173,30 +149,23 @@ class Streams:
                 stream.outcome = self.engine.finish(sequence)
                 return
             stream.row = stream.ahead.known(sequence.token_ids)
-        if stream.called and self._alone:
-            ms, num_tokens = stream.called
-            self._alone.learn(ms, len(sequence.token_ids) - num_tokens)
-        stream.called = None
 
     def _is_better_together(self, slots: list[int]) -> bool:
         """Whether a token of a step costs less than one of calls with drafts; never where calls have one shape only."""
         if self._together is not None:
             return self._together
-        if not (self._alone and self.engine.costs) or len(slots) < 2:
+        costs = self.engine.costs
+        if not costs or len(slots) < 2:
             return False
-        return self._step_ms(slots) < self._alone.token_ms
+        return self._step_ms(slots, costs) < self.engine.token_cost.estimate(costs)
 
-    def _step_ms(self, slots: list[int]) -> float:
+    def _step_ms(self, slots: list[int], costs: CallCosts) -> float:
         """What a token costs in calls of one token of each."""
-        assert self.engine.costs
-        return self.engine.costs.of(self._slots.width(slots)) / len(slots)
+        return costs.of(self._slots.width(slots)) / len(slots)
 
     def _call_alone(self, stream: Stream) -> None:
-        sequence, drafted = stream.sequence, stream.ahead.num_drafted
+        sequence = stream.sequence
         stream.row = stream.ahead.call(sequence.token_ids, sequence.matcher, sequence.tokens_left)
-        if self.engine.costs:
-            ms = self.engine.costs.of(1 + stream.ahead.num_drafted - drafted)
-            stream.called = ms, len(sequence.token_ids)
 
     def _call_together(self, streams: list[Stream]) -> None:
         try:
