@@ -189,8 +189,16 @@ def test_a_word_is_copied_in_the_tokens_that_it_has_without_its_space() -> None:
     for sentence in ("the lampshade lamp off", "lampshade lamp off"):
         for program in ('"lampshade', '" lampshade'):
             draft = sources.start(sentence).propose(tokenizer.encode_plain(program), None, 5)
-            assert tokenizer.decode(draft.token_ids)[0] in " \n"
+            assert tokenizer.decode(draft.token_ids)[:1] in ("", " ")
     assert len(tokenizer.encode_plain("lampshade")) == 1
+
+
+def test_the_words_behind_it_are_copied_with_their_spaces() -> None:
+    tokenizer = tiny_tokenizer((" lamp", "lamp", " shade", "shade"))
+    sources = DraftSources(tokenizer, [END], enabled=["copies"])
+    for program in ('"lamp', '" lamp'):
+        draft = sources.start("dim the lamp shade").propose(tokenizer.encode_plain(program), None, 5)
+        assert draft.token_ids == [tokenizer.token_id("\u0120shade")]
 
 
 def test_illegal_tokens_are_cut_off(sources: DraftSources) -> None:

@@ -1,11 +1,12 @@
 """Words of the sentence as a source of drafts: where a program repeats it, in names and texts (prompt look-up).
 
-A word has other tokens after a space than after a quote or a bracket, so the sentence is tokenised both ways.
+A word has other tokens after a space than after a quote or a bracket; those behind it in a text have their spaces.
 """
 
 from __future__ import annotations
 
 from collections.abc import Container, Sequence
+from itertools import chain, islice
 
 from edgedsl.tokenizer import Tokenizer
 
@@ -24,10 +25,12 @@ class Copies:
     """
 
     def __init__(self, tokenizer: Tokenizer, sentence: str) -> None:
-        spaced = tokenizer.encode_plain(" " + sentence)
-        # A line break joins no word, where a space does: each word gets the tokens it has on its own.
-        unspaced = tokenizer.encode_plain(sentence.replace(" ", "\n"))
-        self._tokens = [_BREAK, *spaced, _BREAK, *unspaced, _BREAK]
+        words = sentence.split()
+        spaced = [tokenizer.encode_plain(" " + word) for word in words]
+        self._tokens = [_BREAK, *chain.from_iterable(spaced), _BREAK]
+        for number, word in enumerate(words, 1):
+            following = islice(chain.from_iterable(spaced[number : number + _LONGEST]), _LONGEST)
+            self._tokens += [*tokenizer.encode_plain(word), *following, _BREAK]
         self._after: dict[int, list[int]] = {}
         for place, token_id in enumerate(self._tokens[:-1]):
             if self._tokens[place + 1] != _BREAK:
