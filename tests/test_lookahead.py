@@ -75,10 +75,21 @@ def test_drafts_leave_the_tokens_as_they_are_and_save_calls(tiny_onnx: TinyOnnx,
 def test_no_more_is_drafted_than_pays(tiny_onnx: TinyOnnx) -> None:
     wanted, _ = greedy(Lookahead(tiny_onnx.shared()), 20)
     cost = TokenCost()
-    cost.estimate = lambda _: 1.0  # type: ignore[method-assign]
+    cost.estimate = lambda _: 0.9  # type: ignore[method-assign]
     ahead = Lookahead(tiny_onnx.shared(), STEEP, Oracle(wanted, 99), token_cost=cost)  # type: ignore[arg-type]
     assert greedy(ahead, 20)[0] == wanted
     assert ahead.num_drafted == ahead.num_calls - 1  # one a call is free, since no call has one token only
+
+
+def test_less_is_drafted_where_the_first_token_waits_for_it(tiny_onnx: TinyOnnx) -> None:
+    wanted, _ = greedy(Lookahead(tiny_onnx.shared()), 20)
+    cost = TokenCost()
+    cost.estimate = lambda _: 1.3  # type: ignore[method-assign]
+    ahead = Lookahead(tiny_onnx.shared(), STEEP, Oracle(wanted, 99), token_cost=cost)  # type: ignore[arg-type]
+    ahead.start(PROMPT, SimpleNamespace(), 20)  # type: ignore[arg-type]
+    assert ahead.num_drafted == 0, "0.6 of 1.3 is less than what a row costs"
+    ahead.after(wanted[:1], SimpleNamespace(), 19)  # type: ignore[arg-type]
+    assert ahead.num_drafted > 1
 
 
 def test_a_draft_stays_inside_context_and_budget(tiny_onnx: TinyOnnx) -> None:

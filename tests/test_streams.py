@@ -258,7 +258,7 @@ def test_a_bundle_with_drafts_answers_as_it_does_alone(
     assert list(map(facts, found)) == list(map(facts, expected))
 
 
-@pytest.mark.parametrize(("row_ms", "num_drafted"), [(0.0, True), (0.9, False)])
+@pytest.mark.parametrize(("row_ms", "num_drafted"), [(0.0, True), (0.6, False)])
 def test_who_joins_drafts_what_a_shared_token_is_worth(
     tiny_bundle: Path, row_ms: float, num_drafted: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:

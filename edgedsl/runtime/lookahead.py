@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from edgedsl.runtime.drafts import Draft, Drafter
 
 MAX_DRAFT = 16
+# What a drafted token is worth, in tokens: less where the first one waits for it, more where it saves another call and
+# what is done between two. The answers a second are those of 1 and 1, the first token comes a tenth to a fifth sooner.
+_WITH_PROMPT, _LATER = 0.6, 1.2
 
 
 @dataclass
@@ -136,7 +139,7 @@ class Lookahead:
         if not (self.drafter and self.costs and matcher):
             return None
         draft = self.drafter.propose(token_ids, matcher, max(0, min(MAX_DRAFT, tokens_left, self._room(num_new))))
-        token_ms = token_ms or self.token_cost.estimate(self.costs)
+        token_ms = token_ms or self.token_cost.estimate(self.costs) * (_LATER if token_ids else _WITH_PROMPT)
         length = self.costs.best_length(draft.probabilities, token_ms, num_new)
         return draft.shortened(length) if length else None
 
