@@ -17,6 +17,7 @@ from serving_client import KEY, URL, body, server_of, talk, until
 
 from edgedsl.config import GenerateSection, ServeSection
 from edgedsl.errors import BundleError, ConfigError
+from edgedsl.serving import heap
 from edgedsl.serving.app import create_app
 from edgedsl.serving.gate import KeyRing, check_exposure
 from edgedsl.serving.queue import EngineQueue
@@ -59,6 +60,20 @@ def test_idle_work_goes_on_between_requests_and_ends_with_the_queue() -> None:
             until(lambda: engine.idle_steps > before)  # noqa: B023  asked before the next round
 
     talk(scenario, engine)
+
+
+def test_what_idle_work_freed_is_given_back_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine, trimmed = FakeEngine(), []
+    engine.num_idle_steps = 3
+    monkeypatch.setattr(heap, "trim", lambda: trimmed.append(engine.idle_steps))
+
+    async def scenario(client: httpx.AsyncClient) -> None:
+        until(lambda: trimmed)
+        for _ in range(3):
+            assert (await client.post(URL, json=body())).status_code == 200
+
+    talk(scenario, engine)
+    assert trimmed == [3]
 
 
 def test_idle_work_that_fails_is_the_last_of_it(caplog: pytest.LogCaptureFixture) -> None:

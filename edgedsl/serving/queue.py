@@ -9,12 +9,14 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
+from itertools import chain
 from typing import Any, Literal
 
 from edgedsl._version import __version__
 from edgedsl.errors import QueueFull
 from edgedsl.runtime.sampling import SamplingParams
 from edgedsl.runtime.sequence import Completion
+from edgedsl.serving import heap
 from edgedsl.serving.runner import Generator, OneAtATime, Runner, Running
 
 State = Literal["loading", "ready", "draining", "failed"]
@@ -165,7 +167,7 @@ class EngineQueue:
         finally:
             self.loaded.set()
         jobs: dict[Running, Job] = {}
-        idle_work = engine.idle_work()
+        idle_work = chain(engine.idle_work(), _tidied())
         while self._has_jobs(idle_work):
             self._admit(runner, jobs)
             for ended in runner.step():
@@ -222,3 +224,9 @@ def _fingerprint(engine: Generator, num_places: int) -> str:
     manifest = getattr(engine, "manifest", None)
     text = f"{__version__} {engine.name} {engine.execution_provider} {num_places} {manifest!r}"
     return "fp_" + hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def _tidied() -> Iterator[None]:
+    """The last of the idle work: what the rest of it freed is given back."""
+    heap.trim()
+    yield
