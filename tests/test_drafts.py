@@ -189,7 +189,7 @@ def test_a_word_is_copied_in_the_tokens_that_it_has_without_its_space() -> None:
     for sentence in ("the lampshade lamp off", "lampshade lamp off"):
         for program in ('"lampshade', '" lampshade'):
             draft = sources.start(sentence).propose(tokenizer.encode_plain(program), None, 5)
-            assert tokenizer.decode(draft.token_ids)[:1] in ("", " ")
+            assert tokenizer.decode(draft.token_ids) == " lamp off"
     assert len(tokenizer.encode_plain("lampshade")) == 1
 
 

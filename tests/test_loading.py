@@ -91,12 +91,16 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return found
 
 
-def test_idle_work_leaves_no_question_about_training_programs(tiny_bundle: Path, asked: list[str]) -> None:
+def test_idle_work_leaves_no_question_about_the_programs_behind_those_of_a_warm_up(
+    tiny_bundle: Path, asked: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edgedsl.runtime.engine.AT_START", 1)
     engine = edgedsl.load(tiny_bundle, num_threads=1)
     assert engine.drafts and engine.drafts.neighbours
     programs = list(engine.drafts.neighbours.programs(100))
+    engine.warm_up()
     asked.clear()
-    assert len(list(engine.idle_work())) == len(programs) > 1
+    assert len(list(engine.idle_work())) == len(programs) - 1 > 1
     assert asked
     asked.clear()
     for program in programs:

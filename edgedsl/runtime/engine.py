@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -188,8 +189,8 @@ class Engine:
             _log.warning("the warm-up failed: %s", exc.message)
 
     def idle_work(self) -> Iterator[None]:
-        """Work for while nothing is asked, a millisecond a step: more programs, which requests will be like."""
-        for token_ids in self._programs(WHILE_IDLE):
+        """Work for while nothing is asked, a millisecond a step: the programs that come after those of a warm-up."""
+        for token_ids in islice(self._programs(WHILE_IDLE), AT_START, None):
             walk(self.compiled, token_ids[:IDLE_TOKENS], needs_masks=self._needs_masks)
             yield
 

@@ -32,7 +32,6 @@ class Slots:
 
     def __init__(self, decoder: Decoder) -> None:
         self.decoders = [decoder.slot(index) for index in range(decoder.num_slots)]
-        self._info = decoder.info
         self._decoder = decoder
         self._is_on_gpu = decoder.execution_provider == "cuda"
         self._inputs = {entry.name for entry in decoder.session.get_inputs()}
@@ -61,8 +60,9 @@ class Slots:
         # A slot that takes no part gets a token behind its own, which its next call overwrites.
         tokens = [token_ids.get(slot, 0) for slot in range(size)]
         lengths = [decoder.length for decoder in self.decoders[:size]]
-        if max(lengths) >= self._info.context_length:
-            raise GenerationError(f"a sequence fills the context of {self._info.context_length} tokens")
+        context_length = self._decoder.info.context_length
+        if max(lengths) >= context_length:
+            raise GenerationError(f"a sequence fills the context of {context_length} tokens")
         try:
             if self._device_calls:
                 rows: list[Row] = [*self._device_calls.step(tokens, lengths)]

@@ -17,7 +17,9 @@ _log = logging.getLogger(__name__)
 _ENOUGH = 1 << 20  # tokens: no budget
 _MAX_CHARS = 2_000  # of a program: tokens and positions of longer ones say nothing new
 AT_START = 64  # programs; enough for most of a lexer's states
-WHILE_IDLE = 320  # programs; what more of them bring is little, and each takes some 40 KB
+WHILE_IDLE = (
+    320  # programs, those at the start among them; what more of them bring is little, and each takes some 40 KB
+)
 IDLE_TOKENS = 128  # of a program: a request may be waiting
 
 
