@@ -27,7 +27,7 @@ PEERS ?= .peers
 .PHONY: bench-peers demo test slow test-transformers5 lint wheel smoke docs docs-check lock clean
 .DEFAULT_GOAL := test
 
-$(INSTALLED): requirements.lock pyproject.toml
+$(INSTALLED): requirements.lock pyproject.toml setup.py $(wildcard edgedsl/runtime/kernels/*.[ch])
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || { \
 	  echo "edgedsl needs Python 3.11, 3.12 or 3.13; '$(PYTHON)' is $$($(PYTHON) --version 2>&1)." >&2; \
 	  echo "Name one: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 1; }

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import onnx
+import onnx_ir as ir
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, PretrainedConfig, Qwen2Config
 
@@ -15,6 +16,7 @@ from edgedsl.bundle.manifest import ModelInfo
 from edgedsl.exporters.calibration import input_channels
 from edgedsl.exporters.fused import FusedExporter
 from edgedsl.exporters.fused.on_device import to_device
+from edgedsl.exporters.passes.fuse_products import fuse_products
 from edgedsl.exporters.passes.graph import save_graph
 from edgedsl.exporters.quantize import quantize_model
 from edgedsl.exporters.recipes import HALF, RECIPES, kv_dtype
@@ -57,15 +59,18 @@ def write_random(config: Any, recipe: str, folder: Path, context_length: int) ->
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
     path = FusedExporter().export(model, folder, context_length=context_length).path
     settings = RECIPES[recipe]
-    inputs = input_channels(model, [range(_NUM_SEEN)]) if settings and settings.is_integer else {}
+    inputs = input_channels(model, [range(_NUM_SEEN)]) if settings and settings.integer_for else {}
     del model
     graph = onnx.load(path)
-    quantize_products(graph, inputs, math.inf)
+    kept = {name: found for name, found in inputs.items() if settings and settings.is_integer(name)}
+    quantize_products(graph, kept, math.inf)
     if settings:
         quantize_model(graph, replace(settings, search_steps=1))
     if recipe in HALF:
         to_device(graph, HALF[recipe], context_length)
-    save_graph(graph, path)
+    served = ir.from_proto(graph)
+    fuse_products(served)
+    save_graph(served, path)
     return ModelInfo(
         architecture=config.model_type, base_model="random weights", base_sha256="", adapter_sha256="",
         num_layers=config.num_hidden_layers, num_kv_heads=config.num_key_value_heads,

@@ -84,13 +84,14 @@ class ExportSection:
     )
     quantize: str = _field(
         "w8a8",
-        "What the bundle serves. On the CPU: w8a8 (8-bit weights and activations), int8 or a form of int4 (weights "
+        "What the bundle serves. On the CPU: w4a8 (4-bit weights, 8-bit activations; needs Linux and AVX2, and is the "
+        "fastest there), w8a8 (8-bit weights and activations), int8 or a form of int4 (weights "
         "only), none (fp32). On CUDA: fp16, bf16 (where fp16's range is too small), int4-fp16 (4-bit weights, for GPUs "
         "with little memory or bandwidth). auto measures those of the execution provider and takes the fastest inside "
         "the gate.",
         (
-            "auto", "w8a8", "int8", "int4", "int4-kquant", "int4-hqq", "int4-rtn", "int4-mixed", "int4-128", "none",
-            "fp16", "bf16", "int4-fp16",
+            "auto", "w4a8", "w8a8", "int8", "int4", "int4-kquant", "int4-hqq", "int4-rtn", "int4-mixed", "int4-128",
+            "none", "fp16", "bf16", "int4-fp16",
         ),
     )  # fmt: skip
     trim_head: str = _field(

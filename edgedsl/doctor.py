@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from edgedsl import machine, provider_probe
 from edgedsl.provider_probe import Probe
+from edgedsl.runtime import kernels
 
 GIB = 1024**3
 MIN_CUDA_DRIVER = 580  # the first driver series of CUDA 13, which onnxruntime-gpu 1.31 is built for
@@ -67,6 +68,7 @@ def diagnose(folder: Path, cache: Path) -> Report:
         "disk_free": {"here": machine.disk_free(folder), "cache": machine.disk_free(cache)},
         **_nvidia(),
         "wheel_providers": list(provider_probe.available()),
+        "operators_missing": kernels.is_covered() and not kernels.LIBRARY.exists(),
     }
     wanted = provider_probe.PROVIDERS if _wants_cuda(facts) else provider_probe.PROVIDERS[:1]
     probes = tuple(provider_probe.probe(provider) for provider in wanted)
@@ -160,6 +162,14 @@ def _hardware(facts: dict[str, Any]) -> list[Problem]:
                 "warning",
                 "the CPU shows no AVX2, which the fast kernels for quantised models need",
                 "in a VM, pass the host's CPU through",
+            )
+        )
+    if facts["operators_missing"]:
+        problems.append(
+            Problem(
+                "warning",
+                "edgedsl was installed without its own operators, which bundles of w4a8 need",
+                "pip install --force-reinstall --no-deps edgedsl, the wheel for Linux on x86-64",
             )
         )
     if cores["cgroup_limit"] and cores["cgroup_limit"] < (cores["usable"] or 1):

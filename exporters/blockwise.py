@@ -32,7 +32,9 @@ class Recipe:
             training pairs; ``hqq`` see :mod:`edgedsl.exporters.hqq`; ``gptq`` see :mod:`edgedsl.exporters.gptq`.
         search_steps: scales tried per block; 1 is the plain one.
         accuracy_level: 4 lets the kernel round activations to int8 per block, 0 keeps them fp32.
-        is_integer: products of integers (:mod:`edgedsl.exporters.w8a8`) wherever they lose little; the rest as above.
+        integer_for: substrings of node names whose products are of integers (:mod:`edgedsl.exporters.w8a8`) where
+            they lose little; the rest as above.
+        is_native: products of 4 bits are done by edgedsl's own operator (:mod:`edgedsl.exporters.w4a8`).
         has_embedding: the embedding is quantised too.
     """
 
@@ -43,7 +45,8 @@ class Recipe:
     method: str = "rtn"
     search_steps: int = 1
     accuracy_level: int = 4
-    is_integer: bool = False
+    integer_for: tuple[str, ...] = ()
+    is_native: bool = False
     has_embedding: bool = True
 
     def bits_of(self, node_name: str, num_layers: int = 0) -> int:
@@ -52,6 +55,10 @@ class Recipe:
             return 8
         layer = layer_of(node_name)
         return 8 if layer is not None and {layer, layer - num_layers} & set(self.high_layers) else self.bits
+
+    def is_integer(self, node_name: str) -> bool:
+        """Whether a product is one of integers, if it loses little."""
+        return any(part in node_name for part in self.integer_for)
 
     @property
     def layout(self) -> Recipe:

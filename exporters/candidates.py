@@ -17,6 +17,7 @@ from edgedsl.exporters.base import ExportedGraph
 from edgedsl.exporters.calibration import Inputs, input_channels, input_moments
 from edgedsl.exporters.fidelity import Fidelity
 from edgedsl.exporters.fused.on_device import to_device
+from edgedsl.exporters.passes.fuse_products import fuse_products
 from edgedsl.exporters.passes.graph import save_graph
 from edgedsl.exporters.passes.part_head import can_part, part_head
 from edgedsl.exporters.passes.trim_head import trim_head
@@ -56,7 +57,7 @@ class Calibration:
         """
         recipes = [recipe for name in names if (recipe := RECIPES[name])]
         needs_moments = any(recipe.method == "gptq" for recipe in recipes)
-        needs_inputs = any(recipe.is_integer or recipe.method == "kquant" for recipe in recipes)
+        needs_inputs = any(recipe.integer_for or recipe.method == "kquant" for recipe in recipes)
         return cls(
             input_moments(model, rows()) if needs_moments else {},
             input_channels(model, rows(), num_prefix) if needs_inputs else {},
@@ -103,8 +104,9 @@ class Writer:
         folder.mkdir()
         recipe, path, model = RECIPES[name], self.graph.path, onnx.load(self.graph.path)
         inputs: Mapping[str, Inputs] = {}
-        if recipe and recipe.is_integer:
-            inputs = smooth(model, self.calibration.inputs, noise)
+        if recipe and recipe.integer_for:
+            known = self.calibration.inputs.items()
+            inputs = smooth(model, {node: found for node, found in known if recipe.is_integer(node)}, noise)
             path = folder / "model.onnx"  # the fp32 graph of this prefix; what is served takes its place
             save_graph(model, path)
             model = onnx.load(path)
@@ -116,6 +118,7 @@ class Writer:
         if name in HALF:
             to_device(model, HALF[name], self.info.context_length)
         served = ir.from_proto(model)
+        fuse_products(served)
         if can_part(served):
             part_head(served, folder, self.head.token_ids if self.head else None)
         elif self.head:

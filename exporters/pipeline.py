@@ -34,6 +34,7 @@ from edgedsl.grammar import Grammar, lark_tables, lexemes
 from edgedsl.grammar.trial import try_compile
 from edgedsl.prompt import PromptTemplate
 from edgedsl.provider_probe import check_runs
+from edgedsl.runtime import kernels
 from edgedsl.tokenizer import Tokenizer
 
 CALIBRATION_ROWS = 128
@@ -138,7 +139,17 @@ class _Export:
         recipes = recipes_to_try(self.config.export.quantize, exporter.name, provider)
         if provider == "cuda" and set(recipes) & set(HALF):
             check_runs("cuda")
-        return recipes
+        return self._that_run_here(recipes)
+
+    def _that_run_here(self, recipes: Sequence[str]) -> Sequence[str]:
+        """Without those whose operators this machine cannot run."""
+        own, reason = [name for name in recipes if name in kernels.RECIPES], kernels.why_not()
+        if not own or not reason:
+            return recipes
+        if len(own) == len(recipes):
+            raise ExportError(f"{own[0]} cannot be measured here: {reason}", hint="take '--quantize w8a8'")
+        self.say(f"quantized: {', '.join(own)} left out, edgedsl's own operators do not run here: {reason}")
+        return [name for name in recipes if name not in own]
 
     def _measured(self, writer: Writer, names: Sequence[str]) -> tuple[list[Candidate], list[Contender]]:
         """The candidates, and those that the first round left behind."""

@@ -13,6 +13,7 @@ from onnx import helper, numpy_helper
 from edgedsl.exporters.blockwise import QuantizedWeight, Recipe, layer_of, quantize_weight
 from edgedsl.exporters.gptq import gptq_weight
 from edgedsl.exporters.hqq import hqq_weight
+from edgedsl.exporters.w4a8 import native_product
 
 TensorOf = Mapping[str, torch.Tensor]
 
@@ -40,15 +41,18 @@ def quantize_model(
             matrix = torch.from_numpy(numpy_helper.to_array(weights[node.input[1]]).T.copy())  # [out, in]
             bits = recipe.bits_of(node.name, num_layers)
             rounded = _rounded(matrix, recipe, bits, moments_of.get(node.name), importance_of.get(node.name))
-            graph.node[index].CopyFrom(_quantized_matmul(graph, node, matrix, recipe, rounded))
+            is_native = recipe.is_native and bits == 4
+            product = native_product(graph, node, rounded) if is_native else _product(graph, node, recipe, rounded)
+            graph.node[index].CopyFrom(product)
         elif node.op_type == "Gather" and node.input[0] in weights and recipe.has_embedding:
             graph.node[index].CopyFrom(_quantized_gather(graph, node, weights[node.input[0]], recipe))
     used = {name for node in graph.node for name in node.input}
     kept = [weight for weight in graph.initializer if weight.name in used]
     del graph.initializer[:]
     graph.initializer.extend(kept)
-    if not any(entry.domain == "com.microsoft" for entry in model.opset_import):
-        model.opset_import.append(helper.make_opsetid("com.microsoft", 1))
+    declared = {entry.domain for entry in model.opset_import}
+    used = {node.domain for node in graph.node}
+    model.opset_import.extend(helper.make_opsetid(domain, 1) for domain in sorted(used - declared))
 
 
 def _rounded(
@@ -65,13 +69,12 @@ def _rounded(
     return quantize_weight(matrix, recipe, bits, importance if recipe.method == "kquant" else None)
 
 
-def _quantized_matmul(
-    graph: onnx.GraphProto, node: onnx.NodeProto, matrix: torch.Tensor, recipe: Recipe, rounded: QuantizedWeight
-) -> onnx.NodeProto:
+def _product(graph: onnx.GraphProto, node: onnx.NodeProto, recipe: Recipe, rounded: QuantizedWeight) -> onnx.NodeProto:
+    num_outputs, num_inputs = rounded.codes.shape
     inputs = [node.input[0], *_add_weights(graph, f"{node.name}.weight", rounded, rounded.packed_blocks())]
     return helper.make_node(
         "MatMulNBits", inputs, list(node.output), name=node.name, domain="com.microsoft",
-        K=matrix.shape[1], N=matrix.shape[0], bits=rounded.bits, block_size=recipe.block_size,
+        K=num_inputs, N=num_outputs, bits=rounded.bits, block_size=recipe.block_size,
         accuracy_level=recipe.accuracy_level,
     )  # fmt: skip
 

@@ -10,11 +10,21 @@ from edgedsl.exporters.blockwise import Recipe
 # The embedding and the head take 8 bits in int4 as well: a small model loses most there for few bytes.
 _ENDS = ("lm_head", "embed_tokens")
 # What "auto" tries for the CPU. Of equals the first one is taken.
-AUTO = ("w8a8", "int8", "int4", "int4-kquant", "int4-hqq", "int4-rtn", "int4-mixed", "int4-128")
+AUTO = ("w4a8", "w8a8", "int8", "int4", "int4-kquant", "int4-hqq", "int4-rtn", "int4-mixed", "int4-128")
+_FUSED_ONLY = ("w4a8", "w8a8")
 RECIPES: dict[str, Recipe | None] = {
     "none": None,
     "int8": Recipe(bits=8),
-    "w8a8": Recipe(bits=8, is_integer=True),
+    "w8a8": Recipe(bits=8, integer_for=("",)),
+    "w4a8": Recipe(
+        bits=4,
+        high_bits_for=_ENDS,
+        method="gptq",
+        search_steps=9,
+        block_size=64,
+        integer_for=("lm_head",),
+        is_native=True,
+    ),
     "int4": Recipe(bits=4, high_bits_for=_ENDS, method="gptq", search_steps=9),
     "int4-kquant": Recipe(bits=4, high_bits_for=_ENDS, method="kquant", search_steps=9),
     "int4-hqq": Recipe(bits=4, high_bits_for=_ENDS, method="hqq"),
@@ -58,8 +68,8 @@ def recipes_to_try(wanted: str, graph: str, execution_provider: str) -> list[str
     """
     if wanted == "auto":
         known = tuple(HALF) if execution_provider == "cuda" and graph == "fused" else AUTO
-        return [name for name in known if graph == "fused" or name != "w8a8"]
-    if graph != "fused" and (wanted == "w8a8" or wanted in HALF):
+        return [name for name in known if graph == "fused" or name not in _FUSED_ONLY]
+    if graph != "fused" and (wanted in _FUSED_ONLY or wanted in HALF):
         raise ExportError(
             f"{wanted} needs the fused graph, and this export takes '{graph}'",
             hint="take '--quantize int8', or '--quantize auto'",

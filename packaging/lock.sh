@@ -15,10 +15,11 @@ trap 'rm -rf "$scratch"' EXIT
 "${PYTHON:-python3}" -m venv "$scratch/venv"
 "$scratch/venv/bin/pip" install --quiet "uv==$uv_version"
 
-# What is not in pyproject.toml's extras: the torch that the numbers in bench/results were made with, and the build backend.
+# What is not in pyproject.toml's extras: the torch that the numbers in bench/results were made with, the build backend and its compiler.
 cat >"$scratch/pins.in" <<'PINS'
 torch==2.13.0
 setuptools>=80
+ziglang>=0.17; sys_platform == 'linux' and platform_machine == 'x86_64'
 PINS
 
 # An override takes the place of what pyproject.toml and optimum-onnx ask for; only its graph is not to be had then.

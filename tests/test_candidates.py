@@ -75,7 +75,7 @@ def test_auto_keeps_the_losers_in_the_manifest(project: Config) -> None:
     manifest = open_bundle(output).manifest
     chosen = manifest.model.quantization
     winner = manifest.quality["int4-rtn"].get("beaten_by") or "int4-rtn"
-    measured = ["w8a8", "int8", winner, "int4-mixed", "int4-128"]
+    measured = ["w4a8", "w8a8", "int8", winner, "int4-mixed", "int4-128"]
     assert set(AUTO) <= manifest.quality.keys()
     for recipe in measured:
         assert manifest.quality[recipe]["e2el_ms_p50"] > 0
@@ -125,7 +125,7 @@ def test_w8a8_needs_the_fused_graph(project: Config) -> None:
 def test_auto_leaves_w8a8_out_where_the_graph_is_traced(project: Config) -> None:
     config = override(project, "export", {"quantize": "auto", "graph": "optimum"})
     manifest = open_bundle(export(config, offline=True)).manifest
-    assert "w8a8" not in manifest.quality
+    assert not {"w4a8", "w8a8"} & manifest.quality.keys()
     assert {"int8", "int4"} <= manifest.quality.keys()
 
 
@@ -180,22 +180,23 @@ def test_a_candidate_is_plain_data() -> None:
 
 
 @pytest.mark.parametrize(
-    ("recipe", "operator"),
+    ("recipe", "operators"),
     [
-        ("w8a8", "MatMulIntegerToFloat"),
-        ("int8", "MatMulNBits"),
-        ("int4", "MatMulNBits"),
-        ("int4-128", "MatMulNBits"),
+        ("w4a8", {"MatMul4Bits"}),
+        ("w8a8", {"MatMulIntegerToFloat"}),
+        ("int8", {"MatMulNBits"}),
+        ("int4", {"MatMulNBits"}),
+        ("int4-128", {"MatMulNBits"}),
     ],
 )
 def test_the_chosen_recipe_is_the_one_in_the_bundle(
-    project: Config, monkeypatch: pytest.MonkeyPatch, recipe: str, operator: str
+    project: Config, monkeypatch: pytest.MonkeyPatch, recipe: str, operators: set[str]
 ) -> None:
     def pick(candidates: Sequence[Candidate], least: float) -> Candidate:
         names = [candidate.recipe for candidate in candidates]
-        assert names[:2] == ["w8a8", "int8"]
-        assert names[2] in ROUNDINGS
-        assert names[3:] == ["int4-mixed", "int4-128"]
+        assert names[:3] == ["w4a8", "w8a8", "int8"]
+        assert names[3] in ROUNDINGS
+        assert names[4:] == ["int4-mixed", "int4-128"]
         return candidates[names.index(recipe)]
 
     monkeypatch.setattr(pipeline, "choose", pick)
@@ -203,15 +204,26 @@ def test_the_chosen_recipe_is_the_one_in_the_bundle(
     output = export(override(project, "export", {"quantize": "auto"}), offline=True)
     nodes = onnx.load(output / "model.onnx", load_external_data=False).graph.node
     products = [node for node in nodes if node.op_type.startswith("MatMul")]
-    assert {node.op_type for node in products} == {operator}
+    assert {node.op_type for node in products} == operators
     bits = {item.i for node in products for item in node.attribute if item.name == "bits"}
-    assert bits == {"w8a8": set(), "int8": {8}, "int4": {4, 8}, "int4-128": {4, 8}}[recipe]
+    assert bits == {"w4a8": set(), "w8a8": set(), "int8": {8}, "int4": {4, 8}, "int4-128": {4, 8}}[recipe]
     blocks = {item.i for node in products for item in node.attribute if item.name == "block_size"}
-    assert blocks == {"w8a8": set(), "int8": {32}, "int4": {32}, "int4-128": {128}}[recipe]
+    assert blocks == {"w4a8": set(), "w8a8": set(), "int8": {32}, "int4": {32}, "int4-128": {128}}[recipe]
     manifest = open_bundle(output).manifest
     assert manifest.model.quantization == recipe
     assert list(manifest.parity) == ["merged", "onnx", "quantized"]
-    hops_and_measured = ["adapter", "merged", "onnx", "quantized", "drafted", "w8a8", "int8", "int4", "int4-mixed"]
+    hops_and_measured = [
+        "adapter",
+        "merged",
+        "onnx",
+        "quantized",
+        "drafted",
+        "w4a8",
+        "w8a8",
+        "int8",
+        "int4",
+        "int4-mixed",
+    ]
     assert list(manifest.quality) == [*hops_and_measured, "int4-128", "int4-kquant", "int4-hqq", "int4-rtn"]
     measured = {name: manifest.quality[recipe][name] for name in ("num_rows", "exact_match", "parse_rate")}
     assert manifest.quality["quantized"] == measured
@@ -250,7 +262,7 @@ def test_where_every_recipe_is_outside_the_gate_no_bundle_is_written(
     project: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = (project.path("bundle") / "manifest.json").read_bytes()
-    measured_as(monkeypatch, **{"w8a8": 0.2, "int8": 0.4, "int4": 0.3, "int4-mixed": 0.3, "int4-128": 0.1})
+    measured_as(monkeypatch, **{"w4a8": 0.2, "w8a8": 0.2, "int8": 0.4, "int4": 0.3, "int4-mixed": 0.3, "int4-128": 0.1})
     with pytest.raises(GateError, match=r"from 90\.0% .* to 40\.0% \(as served\)"):
         export(override(project, "export", {"quantize": "auto", "gate": 0.95}), offline=True)
     assert (project.path("bundle") / "manifest.json").read_bytes() == before

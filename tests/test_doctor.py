@@ -30,6 +30,7 @@ def facts(**changes: Any) -> dict[str, Any]:
         "cores": {"logical": 8, "physical": 4, "usable": 8, "cgroup_limit": None},
         "memory": {"total": 16 * GIB, "available": 8 * GIB},
         "disk_free": {"here": 50 * GIB, "cache": 50 * GIB},
+        "operators_missing": False,
         "gpus": [],
         "nvidia_driver": None,
         "versions": {"onnxruntime": "1.31.1"},
@@ -72,6 +73,7 @@ CASES: list[tuple[dict[str, Any], tuple[Probe, ...], str, str, str]] = [
     ({"instruction_sets": []}, (CPU,), "warning", "AVX2", "host's CPU"),
     ({"cores": NARROW}, (CPU,), "warning", "may use 1.5 cores but sees 8", "num_threads = 1"),
     ({"memory": {"total": GIB, "available": GIB // 2}}, (CPU,), "warning", "0.5 GiB of memory", "smaller"),
+    ({"operators_missing": True}, (CPU,), "warning", "own operators", "--force-reinstall"),
     ({"disk_free": {"here": GIB, "cache": None}}, (CPU,), "warning", "in this folder", "make room"),
     ({"disk_free": {"here": None, "cache": GIB}}, (CPU,), "warning", "in the cache", "EDGEDSL_CACHE"),
 ]

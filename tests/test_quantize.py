@@ -258,7 +258,7 @@ def test_head_and_embedding_have_eight_bits(name: str) -> None:
 
 def test_families_are_what_takes_the_same_time() -> None:
     int4 = ["int4", "int4-kquant", "int4-hqq", "int4-rtn"]
-    assert families(AUTO) == [["w8a8"], ["int8"], int4, ["int4-mixed"], ["int4-128"]]
+    assert families(AUTO) == [["w4a8"], ["w8a8"], ["int8"], int4, ["int4-mixed"], ["int4-128"]]
     assert families(tuple(HALF)) == [["fp16"], ["bf16"], ["int4-fp16"]]
     assert families(["int4-rtn", "int8", "int4"]) == [["int4-rtn", "int4"], ["int8"]]
 

@@ -27,6 +27,7 @@ def command(project_file: Path | None, offline: bool, as_json: bool, **flags: An
     Recipes for --quantize; in those of 4 bits the embedding and the head have 8:
 
     \b
+      w4a8         weights of 4 bits by GPTQ, activations of 8, our own operators: Linux on x86-64 with AVX2
       w8a8         weights and activations of 8 bits, products of integers
       int8         weights of 8 bits, a scale for each 32
       int4         weights of 4 bits, a scale for each 32, rounded by GPTQ

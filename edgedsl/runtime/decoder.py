@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from edgedsl.bundle.manifest import ModelInfo
 from edgedsl.errors import GenerationError, PromptTooLong, ProviderError
 from edgedsl.grammar.legal_tokens import Logits
-from edgedsl.runtime import kv_cache
+from edgedsl.runtime import kernels, kv_cache
 from edgedsl.runtime.device_calls import DeviceCalls
 from edgedsl.runtime.lm_head import HeadRows, LmHead
 from edgedsl.runtime.placement import Placement
@@ -78,7 +78,11 @@ class Decoder:
         self.num_slots, self._slot = num_slots, 0
         self.captures_graphs = captures_graphs = captures_graphs and is_on_gpu and info.kv_dtype != "float32"
         self.session = make_session(
-            model_path, execution_provider=execution_provider, threads=self.threads, captures_graphs=captures_graphs
+            model_path,
+            execution_provider=execution_provider,
+            threads=self.threads,
+            captures_graphs=captures_graphs,
+            is_native=info.quantization in kernels.RECIPES,
         )
         self.placement = Placement.of(self.session)
         if is_on_gpu:

@@ -10,6 +10,7 @@ from typing import Any
 import onnxruntime as ort
 
 from edgedsl.errors import BundleError, ProviderError, first_line
+from edgedsl.runtime import kernels
 
 RECORD_PLACEMENT = "session.record_ep_graph_assignment_info"  # for edgedsl.runtime.placement
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
@@ -29,7 +30,12 @@ class ThreadSettings:
 
 
 def make_session(
-    model_path: Path, *, execution_provider: str, threads: ThreadSettings, captures_graphs: bool = False
+    model_path: Path,
+    *,
+    execution_provider: str,
+    threads: ThreadSettings,
+    captures_graphs: bool = False,
+    is_native: bool = False,
 ) -> ort.InferenceSession:
     """Load a model, and check that the provider asked for is the one that runs.
 
@@ -38,9 +44,11 @@ def make_session(
         execution_provider: cpu or cuda.
         threads: how it uses cores.
         captures_graphs: on cuda, whether runs with a ``gpu_graph_id`` are captured and replayed.
+        is_native: the graph has operators of edgedsl's own.
 
     Raises:
-        ProviderError: unknown or unusable execution provider; there is no fall-back.
+        ProviderError: unknown or unusable execution provider, or own operators that do not run here; there is no
+            fall-back.
         BundleError: ONNX Runtime cannot load the model.
     """
     name = _provider_name(execution_provider)
@@ -52,6 +60,8 @@ def make_session(
     # Between calls the threads must leave the box alone.
     options.add_session_config_entry("session.force_spinning_stop", "1")
     options.add_session_config_entry(RECORD_PLACEMENT, "1")
+    if is_native:
+        kernels.register(options)
     provider_options = {"enable_cuda_graph": "1"} if captures_graphs else {}
     try:
         session = ort.InferenceSession(str(model_path), options, providers=[(name, provider_options)])
