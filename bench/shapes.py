@@ -18,6 +18,7 @@ from edgedsl.exporters.fused import FusedExporter
 from edgedsl.exporters.fused.on_device import to_device
 from edgedsl.exporters.passes.fuse_products import fuse_products
 from edgedsl.exporters.passes.graph import save_graph
+from edgedsl.exporters.passes.row_attention import use_row_attention
 from edgedsl.exporters.quantize import quantize_model
 from edgedsl.exporters.recipes import HALF, RECIPES, kv_dtype
 from edgedsl.exporters.w8a8 import quantize_products
@@ -69,7 +70,9 @@ def write_random(config: Any, recipe: str, folder: Path, context_length: int) ->
     if recipe in HALF:
         to_device(graph, HALF[recipe], context_length)
     served = ir.from_proto(graph)
-    fuse_products(served)
+    if settings and settings.is_native:
+        fuse_products(served)
+        use_row_attention(served)
     save_graph(served, path)
     return ModelInfo(
         architecture=config.model_type, base_model="random weights", base_sha256="", adapter_sha256="",

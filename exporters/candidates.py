@@ -20,6 +20,7 @@ from edgedsl.exporters.fused.on_device import to_device
 from edgedsl.exporters.passes.fuse_products import fuse_products
 from edgedsl.exporters.passes.graph import save_graph
 from edgedsl.exporters.passes.part_head import can_part, part_head
+from edgedsl.exporters.passes.row_attention import use_row_attention
 from edgedsl.exporters.passes.trim_head import trim_head
 from edgedsl.exporters.prefix import write_prefix
 from edgedsl.exporters.quality import Quality
@@ -118,7 +119,9 @@ class Writer:
         if name in HALF:
             to_device(model, HALF[name], self.info.context_length)
         served = ir.from_proto(model)
-        fuse_products(served)
+        if recipe and recipe.is_native:
+            fuse_products(served)
+            use_row_attention(served)
         if can_part(served):
             part_head(served, folder, self.head.token_ids if self.head else None)
         elif self.head:

@@ -164,7 +164,7 @@ def test_an_old_python_is_refused_with_a_clear_message(tmp_path: Path) -> None:
     old = tmp_path / "python3"
     old.write_text('#!/bin/sh\n[ "$1" = --version ] && echo "Python 3.10.9" && exit 0\nexit 1\n', encoding="utf-8")
     old.chmod(0o755)
-    for name in ("Makefile", "requirements.lock", "pyproject.toml"):
+    for name in ("Makefile", "requirements.lock", "pyproject.toml", "setup.py"):
         (tmp_path / name).write_bytes((ROOT / name).read_bytes())
     done = subprocess.run(
         ["make", "-s", "test", f"PYTHON={old}"], cwd=tmp_path, capture_output=True, text=True, check=False

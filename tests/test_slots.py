@@ -15,7 +15,9 @@ from edgedsl.errors import GenerationError, ProviderError
 from edgedsl.exporters.fused import FusedExporter
 from edgedsl.exporters.fused.on_device import to_device
 from edgedsl.exporters.optimum import OptimumExporter
-from edgedsl.exporters.passes.graph import save_graph
+from edgedsl.exporters.passes.graph import load_graph, save_graph
+from edgedsl.exporters.passes.row_attention import use_row_attention
+from edgedsl.runtime import kernels
 from edgedsl.runtime.decoder import Decoder
 from edgedsl.runtime.prefix import Prefix
 from edgedsl.runtime.rows import Row
@@ -23,7 +25,7 @@ from edgedsl.runtime.slots import Slots
 
 ROWS = np.random.default_rng(3).integers(0, 120, (4, CONTEXT)).tolist()
 PROMPTS = (9, 5, 14, 2)  # tokens of each sequence before the steps
-GRAPHS = ("host", "device")
+GRAPHS = ("host", "device", "rows")
 
 
 def opened(name: str, graph: str, folder: Path, num_slots: int = 4) -> Decoder:
@@ -38,6 +40,15 @@ def opened(name: str, graph: str, folder: Path, num_slots: int = 4) -> Decoder:
         path = folder / "device.onnx"
         save_graph(proto, path)
         info = replace(info, quantization="test", kv_dtype="float32")
+    if graph == "rows":
+        if reason := kernels.why_not():
+            pytest.skip(f"own operators: {reason}")
+        rows = load_graph(path)
+        if not use_row_attention(rows):
+            pytest.skip("an attention that only ONNX Runtime has")
+        path = folder / "rows.onnx"
+        save_graph(rows, path)
+        info = replace(info, quantization="w4a8")
     return Decoder(path, info, num_threads=1, num_slots=num_slots)
 
 
@@ -132,7 +143,8 @@ def test_a_full_context_is_refused_and_nothing_gets_longer(graph: str, tmp_path:
     slots.decoders[1].forward(ROWS[1][:5])
     kept = slots.decoders[0].cached()
     with pytest.raises(GenerationError, match=f"context of {CONTEXT} tokens"):
-        slots.step({1: 3})
+        # Where rows say whose they are, only those that take part need room.
+        slots.step({0: 1, 1: 3} if graph == "rows" else {1: 3})
     assert [one.length for one in slots.decoders] == [CONTEXT, 5, 0, 0]
     np.testing.assert_array_equal(slots.decoders[0].cached(), kept)
 
@@ -163,3 +175,30 @@ def test_a_step_is_as_wide_as_it_must_be(tmp_path: Path, monkeypatch: pytest.Mon
     assert widths == [2, 2, 3, 4]
     slots._is_on_gpu = True
     assert [slots.width(range(n)) for n in (1, 2, 3, 4)] == [2, 2, 4, 4]
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_call_of_many_tokens_of_several_gives_each_what_it_has_alone(name: str, tmp_path: Path) -> None:
+    decoder, rng = opened(name, "rows", tmp_path), np.random.default_rng(8)
+    slots = Slots(decoder)
+    expected = [alone(slots.decoders[slot], ROWS[slot][:60]) for slot in range(4)]
+    for one in slots.decoders:
+        one.reset()
+    for _ in range(12):
+        taking = {int(slot): int(rng.integers(1, 7)) for slot in rng.permutation(4)[: rng.integers(1, 5)]}
+        starts = {slot: slots.decoders[slot].length for slot in taking}
+        rows = slots.call({slot: ROWS[slot][starts[slot] : starts[slot] + count] for slot, count in taking.items()})
+        for slot, count in taking.items():
+            found = np.stack([values(row) for row in rows[slot]])
+            # Products of fp32 add up in another order where rows are more.
+            np.testing.assert_allclose(found, expected[slot][starts[slot] : starts[slot] + count], atol=2e-4)
+            if rng.random() < 0.3:  # a wrong draft
+                slots.decoders[slot].truncate(starts[slot] + 1)
+
+
+def test_too_many_tokens_of_one_are_an_error_and_nobody_moves(tmp_path: Path) -> None:
+    slots = Slots(opened("llama", "rows", tmp_path))
+    slots.decoders[1].length = CONTEXT - 2
+    with pytest.raises(GenerationError, match="fills the context"):
+        slots.call({0: [1, 2], 1: [3, 4, 5]})
+    assert [one.length for one in slots.decoders] == [0, CONTEXT - 2, 0, 0]

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from test_kernels import runs_here
 from tiny import CATALOGUE, GRAMMAR, PAIRS, tiny_template, tiny_tokenizer
 from tiny_export import CONTEXT, SHAPE, make_model, model_info
 from transformers import LlamaConfig
@@ -16,6 +18,8 @@ from transformers import LlamaConfig
 from edgedsl.catalogue import Catalogue, bind
 from edgedsl.errors import GenerationError, PromptTooLong, RequestError
 from edgedsl.exporters.fused import FusedExporter
+from edgedsl.exporters.passes.graph import load_graph, save_graph
+from edgedsl.exporters.passes.row_attention import use_row_attention
 from edgedsl.grammar import Grammar
 from edgedsl.runtime.call_costs import SIZES, CallCosts, TokenCost
 from edgedsl.runtime.decoder import Decoder
@@ -31,12 +35,18 @@ SENTENCES = [f"{prompt}{extra}" for extra in ("", " please", " now and then") fo
 FLAT = CallCosts((1.0,) * len(SIZES))  # a call of many tokens costs what one costs
 
 
-@pytest.fixture(scope="module")
-def engine(tmp_path_factory: pytest.TempPathFactory) -> Engine:
+@pytest.fixture(scope="module", params=["ONNX Runtime's attention", pytest.param("our own", marks=runs_here)])
+def engine(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Engine:
     """A random model in fp32, in which no rounding depends on who stands beside whom."""
     model = make_model(LlamaConfig(**{**SHAPE, "vocab_size": TOKENIZER.vocab_size}))
     path = FusedExporter().export(model, tmp_path_factory.mktemp("model"), context_length=CONTEXT).path
-    decoder = Decoder(path, model_info(model.config, "shared"), num_threads=1, num_slots=NUM_SLOTS)
+    info = model_info(model.config, "shared")
+    if request.param == "our own":
+        rows = load_graph(path)
+        assert use_row_attention(rows)
+        path, info = path.with_name("rows.onnx"), replace(info, quantization="w4a8")
+        save_graph(rows, path)
+    decoder = Decoder(path, info, num_threads=1, num_slots=NUM_SLOTS)
     return Engine(name="tiny", tokenizer=TOKENIZER, template=tiny_template(), grammar=LANGUAGE, decoder=decoder)
 
 
@@ -89,11 +99,13 @@ def test_requests_share_calls_only_where_that_costs_less(
     engine: Engine, way: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     streams, widths = Streams(engine), []
-    step = streams._slots.step
-    monkeypatch.setattr(streams._slots, "step", lambda tokens: widths.append(len(tokens)) or step(tokens))
+    name = "call" if engine.decoder.has_rows else "step"
+    step = getattr(streams._slots, name)
+    monkeypatch.setattr(streams._slots, name, lambda tokens: widths.append(len(tokens)) or step(tokens))
     one, other = (streams.start(sentence, params(0)) for sentence in SENTENCES[:2])
     finish(streams, one, other)
-    assert set(widths) == ({2} if way == "together" else set())
+    is_shared = way == "together" or (engine.decoder.has_rows and way == "no costs")
+    assert set(widths) == ({2} if is_shared else set())
 
 
 @settings(max_examples=25, deadline=None)
@@ -198,7 +210,7 @@ def test_a_failing_step_ends_all_that_took_part(
         raise failure
 
     with monkeypatch.context() as patch:
-        patch.setattr(streams._slots, "_run", fail)
+        patch.setattr(streams._slots, "_run_rows" if engine.decoder.has_rows else "_run", fail)
         outcomes = finish(streams, *taken)
     assert [type(outcomes[stream]) for stream in taken] == [kind] * 2
     again = streams.start(SENTENCES[0], params(0))
@@ -292,6 +304,9 @@ def test_what_drafts_brought_decides(engine: Engine, monkeypatch: pytest.MonkeyP
     streams = Streams(engine)
     for _ in range(500):
         engine.token_cost.learn(8.0, 4)
+    if engine.decoder.has_rows:  # a call takes the drafts of all
+        assert [streams._is_better_together(list(range(n))) for n in (1, 2, 5)] == [False, True, True]
+        return
     assert [streams._is_better_together(list(range(n))) for n in (1, 2, 5)] == [False, False, True]
     for _ in range(500):
         engine.token_cost.learn(8.0, 2)

@@ -94,7 +94,7 @@ class Written:
         writer = Writer(self._graph, self.info, self._calibration, [], self._rows, TOKENIZER.vocab_size, head)
         writer.write(recipe, folder)
         assert (folder / FILE_NAME).exists() == (head is not None)
-        return Decoder(folder / "model.onnx", self.info, num_threads=1)
+        return Decoder(folder / "model.onnx", writer.info_of(recipe), num_threads=1)
 
 
 @pytest.fixture(scope="module")

@@ -15,18 +15,25 @@ from onnx import numpy_helper
 from test_kernels import quantized, runs_here
 from tiny_export import CASES, CONTEXT, make_model, model_info
 
+from edgedsl.bundle.manifest import open_bundle
+from edgedsl.config import override
 from edgedsl.errors import ExportError
 from edgedsl.exporters.blockwise import Recipe
 from edgedsl.exporters.fused import FusedExporter
 from edgedsl.exporters.passes.fuse_products import fuse_products, gated_panels
 from edgedsl.exporters.passes.graph import save_graph
+from edgedsl.exporters.passes.row_attention import use_row_attention
 from edgedsl.exporters.pipeline import export
 from edgedsl.exporters.quantize import quantize_model
 from edgedsl.exporters.w4a8 import packed_panels
 from edgedsl.runtime import kernels
 from edgedsl.runtime.decoder import Decoder
+from edgedsl.runtime.engine import Engine
+from edgedsl.runtime.sampling import SamplingParams
+from edgedsl.runtime.streams import Streams
 
 RECIPE = Recipe(bits=4, block_size=64, accuracy_level=0)
+NOT_COVERED = {"gemma2", "gemma3", "qwen3"}  # soft caps; norms between the projections and attention
 ROW = [3, 17, 40, 9, 77, 101, 5, 60, 33, 2, 90, 14, 8]
 
 
@@ -149,8 +156,6 @@ def test_gated_panels_hold_eight_gates_and_what_they_gate() -> None:
 def test_where_they_do_not_run_auto_says_so_and_w4a8_is_refused(
     project: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    from edgedsl.config import override
-
     monkeypatch.setattr(kernels, "LIBRARY", tmp_path / "none.so")
     with pytest.raises(ExportError, match="w4a8 cannot be measured here") as caught:
         export(override(project, "export", {"quantize": "w4a8"}), offline=True)
@@ -161,3 +166,56 @@ def test_where_they_do_not_run_auto_says_so_and_w4a8_is_refused(
     )
     assert any("w4a8 left out" in line for line in said)
     assert "quantized: w4a8" not in said
+
+
+def has_own_attention(path: Path) -> bool:
+    return "RotaryCachedAttention" in operators(path) or "CachedAttention" in operators(path)
+
+
+@runs_here
+@pytest.mark.parametrize("case", CASES)
+def test_own_attention_computes_what_onnx_runtimes_does(case: str, tmp_path: Path) -> None:
+    graph = FusedExporter().export(make_model(CASES[case]), tmp_path, context_length=CONTEXT)
+    info = model_info(CASES[case], graph.kv_layout)
+    expected = logits_of(graph.path, info, is_native=False)
+    model = ir.load(graph.path)
+    is_covered = use_row_attention(model)
+    assert is_covered == (case not in NOT_COVERED)
+    save_graph(model, tmp_path / "rows.onnx")
+    assert has_own_attention(tmp_path / "rows.onnx") == is_covered
+    names = {value.name for value in onnx.load(tmp_path / "rows.onnx", load_external_data=False).graph.input}
+    assert ("attention_mask" in names, "row_slots" in names) == (not is_covered, is_covered)
+    np.testing.assert_allclose(logits_of(tmp_path / "rows.onnx", info), expected, atol=3e-4)
+
+
+@runs_here
+def test_a_bundle_of_w4a8_is_exact_whoever_shares_its_calls(project: Any, tmp_path: Path) -> None:
+    config = override(project, "export", {"quantize": "w4a8", "output": str(tmp_path / "b")})
+    said: list[str] = []
+    output = export(config, offline=True, say=said.append)
+    manifest = open_bundle(output).manifest
+    assert manifest.model.quantization == "w4a8"
+    assert any("drafts change 0.0% of" in line for line in said)
+    engine, exact = (Engine.from_bundle(output, num_threads=2, num_slots=3, exact=exact) for exact in (False, True))
+    assert engine.decoder.has_rows
+    assert exact.drafts, "nothing that a draft does can be seen, so that --exact keeps them"
+    assert not engine.is_padded
+    plain = Engine.from_bundle(output, num_threads=1)
+    plain.drafts = None
+    sentences = [pair[0] for pair in engine.dev][:12]
+    params = [SamplingParams(max_tokens=24, temperature=0.7 * (n % 2), seed=n) for n in range(len(sentences))]
+    expected = [plain.generate(*one).token_ids for one in zip(sentences, params, strict=True)]
+    assert [engine.generate(*one).token_ids for one in zip(sentences, params, strict=True)] == expected
+    streams, waiting, found = Streams(engine), list(range(len(sentences))), {}
+    running: dict[Any, int] = {}
+    counts: list[int] = []
+    call = streams._slots.call
+    streams._slots.call = lambda tokens: counts.extend(map(len, tokens.values())) or call(tokens)  # type: ignore[method-assign]
+    while waiting or running:
+        while waiting and streams.num_free:
+            number = waiting.pop(0)
+            running[streams.start(sentences[number], params[number])] = number
+        for stream in streams.step():
+            found[running.pop(stream)] = stream.outcome
+    assert [found[number].token_ids for number in range(len(sentences))] == expected
+    assert max(counts) > 1, "calls for several had drafts"

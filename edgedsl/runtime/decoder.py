@@ -24,6 +24,8 @@ from edgedsl.runtime.providers import ThreadSettings, make_session
 from edgedsl.runtime.rows import Rows, on_host
 
 HEAD_CODES = "head_codes"  # what a graph without a head gives instead of logits
+# Inputs of a graph whose rows say where they belong, int64 [tokens] (edgedsl.exporters.passes.row_attention).
+ROW_SLOTS, ROW_POSITIONS = "row_slots", "row_positions"
 _MAX_KEPT_ROWS = 32  # rows of logits that have a buffer of their own
 
 
@@ -37,10 +39,12 @@ class Decoder:
     - ``growing``: the graph concatenates past and new keys; two sets of buffers take turns as past and present.
 
     A graph made for a GPU has inputs of its own, see :mod:`edgedsl.runtime.device_calls`; it runs on the CPU too.
+    In a graph of edgedsl's own operators each row says where it belongs, see :class:`~edgedsl.runtime.slots.Slots`.
 
     Attributes:
         prefix_token_ids: tokens that every sequence begins with and that no call is needed for.
         length: tokens of the sequence so far, the prefix included.
+        has_rows: whether a call can have any number of tokens of several sequences, see :mod:`edgedsl.runtime.slots`.
         placement: which execution provider got how many nodes.
 
     Args:
@@ -99,6 +103,7 @@ class Decoder:
         self._positions = np.arange(info.context_length, dtype=np.int64)[None]
         inputs = {i.name for i in self.session.get_inputs()}
         self._has_position_ids = "position_ids" in inputs
+        self.has_rows = ROW_SLOTS in inputs
         # Graphs with this input work out the head for the last positions only.
         self._num_logits = np.ones(1, np.int64) if "num_logits" in inputs else None
         shape = (num_slots, info.num_kv_heads, info.context_length, info.head_dim)
@@ -114,8 +119,9 @@ class Decoder:
             self.begin_with(prefix)
 
     def _bind_slot(self) -> None:
-        """Bind the buffers of one sequence."""
-        self.bind_cache(self._binding, self._slot, 1)
+        """Bind the buffers of one sequence, or of all where rows say which is theirs."""
+        first, num_slots = (0, self.num_slots) if self.has_rows else (self._slot, 1)
+        self.bind_cache(self._binding, first, num_slots)
         if self._has_device_calls:
             self._device_calls = DeviceCalls(
                 self.session, self.info, self._device, self.captures_graphs, self.bind_cache, self._slot
@@ -231,7 +237,11 @@ class Decoder:
 
     def _bind(self, tokens: NDArray[np.int64], found: NDArray[Any], total: int) -> None:
         binding = self._binding
-        binding.bind_cpu_input("attention_mask", self._mask[:, :total])
+        if self.has_rows:
+            binding.bind_cpu_input(ROW_SLOTS, np.full(tokens.shape[1], self._slot, np.int64))
+            binding.bind_cpu_input(ROW_POSITIONS, self._positions[0, self.length : total])
+        else:
+            binding.bind_cpu_input("attention_mask", self._mask[:, :total])
         binding.bind_cpu_input("input_ids", tokens)
         if self._num_logits is not None:
             binding.bind_cpu_input("num_logits", self._num_logits)

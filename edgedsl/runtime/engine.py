@@ -89,7 +89,8 @@ class Engine:
             path: the folder.
             execution_provider: cpu or cuda.
             num_threads: of a model call; 0 leaves them, as spinning always is, to a calibration at the first load.
-            exact: no drafts: decode token by token, in calls of the same shape.
+            exact: no drafts: decode token by token, in calls of the same shape. A graph of edgedsl's own operators is
+                exact as it is, and keeps its drafts.
             cuda_graphs: on cuda, calls of a few tokens are replayed as CUDA graphs.
             num_slots: sequences that have room beside each other, for :class:`~edgedsl.runtime.streams.Streams`.
 
@@ -109,8 +110,9 @@ class Engine:
         )
         engine.manifest = bundle.manifest
         engine.head = open_head(bundle, parts.tokenizer.vocab_size)
+        exact = exact and not engine.decoder.has_rows
         if (bundle.path / NGRAMS_FILE).exists() and engine.decoder.can_truncate:
-            engine.is_padded = True
+            engine.is_padded = not engine.decoder.has_rows
             if not exact:
                 end_token_ids = engine.compiled.end_token_ids
                 engine.drafts = DraftSources.from_bundle(bundle.path, engine.tokenizer, end_token_ids)

@@ -6,11 +6,12 @@ sampled token that equals the draft keeps it, any other ends it, so the distribu
 
 ONNX Runtime's kernels for quantised weights (MatMulNBits) round a row on its own in another way than a row of many;
 of many, its logits are the same to the bit whatever the others are. So no call has one token: a call without a
-draft is padded, and what is decoded does not depend on what was drafted.
+draft is padded, and what is decoded does not depend on what was drafted. edgedsl's own operators need no padding.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -52,7 +53,7 @@ class Lookahead:
     num_drafted: int = 0
     num_accepted: int = 0
     _draft: Draft | None = None
-    _rows: Rows = field(default_factory=lambda: np.empty((0, 0), np.float32))
+    _rows: Rows | Sequence[Row] = field(default_factory=lambda: np.empty((0, 0), np.float32))
     _num_right: int = 0
     _spent_ms: float = 0.0  # on the last call, until its draft is at an end
 
@@ -98,6 +99,33 @@ class Lookahead:
         """The logits after a token that :meth:`known` does not know; arguments as for :meth:`after`."""
         return self._call(token_ids[-1:], token_ids, matcher, tokens_left)
 
+    def tokens_for(
+        self, token_ids: list[int], matcher: Matcher | None, tokens_left: int, num_others: int, token_ms: float
+    ) -> list[int]:
+        """The last token and a draft behind it, for a call that has rows of others too; :meth:`take` has to follow.
+
+        Args:
+            token_ids: of the program.
+            matcher: behind it.
+            tokens_left: most tokens that may follow.
+            num_others: rows that the call has beside these.
+            token_ms: what a token is worth.
+        """
+        self._draft = self._propose(1, token_ids, matcher, tokens_left, token_ms, num_others)
+        return [token_ids[-1], *(self._draft.token_ids if self._draft else [])]
+
+    def take(self, rows: Sequence[Row], spent_ms: float) -> Row:
+        """The logits after the last token; ``rows`` are those of :meth:`tokens_for`, and a share of the call's time."""
+        self.num_calls += 1
+        self.num_drafted += len(self._draft.token_ids) if self._draft else 0
+        self._rows, self._spent_ms = rows, spent_ms
+        first: Row = rows[0]
+        return first
+
+    def drop(self) -> None:
+        """Forget a draft whose call failed."""
+        self._draft, self._num_right = None, 0
+
     def finish(self) -> None:
         """Count the last draft."""
         self._settle()
@@ -118,6 +146,7 @@ class Lookahead:
     def _call(
         self, new: list[int], token_ids: list[int], matcher: Matcher | None, tokens_left: int, token_ms: float = 0.0
     ) -> Row:
+        token_ms = token_ms or self._worth(is_later=bool(token_ids))
         self._draft = self._propose(len(new), token_ids, matcher, tokens_left, token_ms)
         drafted = self._draft.token_ids if self._draft else []
         self.num_calls += 1
@@ -134,14 +163,24 @@ class Lookahead:
         return first
 
     def _propose(
-        self, num_new: int, token_ids: list[int], matcher: Matcher | None, tokens_left: int, token_ms: float
+        self,
+        num_new: int,
+        token_ids: list[int],
+        matcher: Matcher | None,
+        tokens_left: int,
+        token_ms: float,
+        num_others: int = 0,
     ) -> Draft | None:
         if not (self.drafter and self.costs and matcher):
             return None
         draft = self.drafter.propose(token_ids, matcher, max(0, min(MAX_DRAFT, tokens_left, self._room(num_new))))
-        token_ms = token_ms or self.token_cost.estimate(self.costs) * (_LATER if token_ids else _WITH_PROMPT)
-        length = self.costs.best_length(draft.probabilities, token_ms, num_new)
+        length = self.costs.best_length(draft.probabilities, token_ms, num_new + num_others)
         return draft.shortened(length) if length else None
+
+    def _worth(self, *, is_later: bool) -> float:
+        """Milliseconds that a drafted token is worth; of no use where nothing was measured."""
+        factor = _LATER if is_later else _WITH_PROMPT
+        return self.token_cost.estimate(self.costs) * factor if self.costs else 0.0
 
     def _room(self, num_new: int) -> int:
         return self.decoder.info.context_length - self.decoder.length - num_new

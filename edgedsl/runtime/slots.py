@@ -1,23 +1,23 @@
-"""Sequences side by side in one KV cache: each decodes by itself, or one token of each runs in one call of the model.
+"""Sequences side by side in one KV cache: each decodes by itself, or tokens of several run in one call of the model.
 
-A call of one token each reads the weights once for all of them. Attention allows no more than one token of a sequence
-where a call has several sequences (ONNX Runtime, GroupQueryAttention), so a step has no drafts.
+A call for all reads the weights once for all of them. ONNX Runtime's attention allows no more than one token of a
+sequence where a call has several (GroupQueryAttention), so such a step has no drafts; edgedsl's own takes any number.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TypeVar
 
 import numpy as np
 import onnxruntime as ort
 
 from edgedsl.errors import GenerationError
+from edgedsl.runtime.decoder import ROW_POSITIONS, ROW_SLOTS, Decoder
 from edgedsl.runtime.device_calls import DeviceCalls
 from edgedsl.runtime.rows import Row
 
-if TYPE_CHECKING:
-    from edgedsl.runtime.decoder import Decoder
+_T = TypeVar("_T")
 
 
 class Slots:
@@ -56,25 +56,43 @@ class Slots:
         Raises:
             GenerationError: the model failed; no sequence got longer.
         """
+        if self._decoder.has_rows:
+            return {slot: rows[0] for slot, rows in self.call({slot: [one] for slot, one in token_ids.items()}).items()}
         size = self.width(token_ids)
         # A slot that takes no part gets a token behind its own, which its next call overwrites.
         tokens = [token_ids.get(slot, 0) for slot in range(size)]
         lengths = [decoder.length for decoder in self.decoders[:size]]
-        context_length = self._decoder.info.context_length
-        if max(lengths) >= context_length:
-            raise GenerationError(f"a sequence fills the context of {context_length} tokens")
-        try:
-            if self._device_calls:
-                rows: list[Row] = [*self._device_calls.step(tokens, lengths)]
-            else:
-                rows = self._run(tokens, lengths)
-        except Exception as exc:  # ONNX Runtime raises many classes of its own
-            raise GenerationError(
-                "the model failed to run one step", hint="run 'edgedsl bundle verify' and 'edgedsl doctor'"
-            ) from exc
+        self._check_room(max(lengths) + 1)
+        run: Callable[..., Sequence[Row]] = self._device_calls.step if self._device_calls else self._run
+        rows = _guarded(run, tokens, lengths)
         for slot in token_ids:
             self.decoders[slot].length += 1
         return {slot: rows[slot] for slot in token_ids}
+
+    def call(self, token_ids: Mapping[int, Sequence[int]]) -> dict[int, list[Row]]:
+        """Append tokens to each of some sequences, any number of them; for a graph that ``has_rows``.
+
+        Args:
+            token_ids: by slot, one each at least.
+
+        Returns:
+            The logits after each token, by slot; until the next call.
+
+        Raises:
+            GenerationError: the model failed; no sequence got longer.
+        """
+        assert self._decoder.has_rows
+        self._check_room(max(self.decoders[slot].length + len(tokens) for slot, tokens in token_ids.items()))
+        rows = iter(_guarded(self._run_rows, token_ids))
+        found = {slot: [next(rows) for _ in tokens] for slot, tokens in token_ids.items()}
+        for slot, tokens in token_ids.items():
+            self.decoders[slot].length += len(tokens)
+        return found
+
+    def _check_room(self, length: int) -> None:
+        context_length = self._decoder.info.context_length
+        if length > context_length:
+            raise GenerationError(f"a sequence fills the context of {context_length} tokens")
 
     def width(self, slots: Iterable[int]) -> int:
         """Slots of a step with some in it, those that take no part among them.
@@ -101,6 +119,21 @@ class Slots:
         self._decoder.session.run_with_iobinding(binding)
         return list(self._decoder.rows_of(self._found[: len(tokens), 0]))
 
+    def _run_rows(self, token_ids: Mapping[int, Sequence[int]]) -> list[Row]:
+        lengths = {slot: self.decoders[slot].length for slot in token_ids}
+        tokens = np.array([[token for some in token_ids.values() for token in some]], np.int64)
+        slots = np.repeat(np.array(list(token_ids), np.int64), [len(some) for some in token_ids.values()])
+        positions = np.concatenate([np.arange(len(some)) + lengths[slot] for slot, some in token_ids.items()])
+        found = self._decoder.row_buffer(1, tokens.size)
+        binding = self._binding_of(len(self.decoders))
+        binding.bind_cpu_input("input_ids", tokens)
+        binding.bind_cpu_input(ROW_SLOTS, slots)
+        binding.bind_cpu_input(ROW_POSITIONS, positions)
+        binding.bind_cpu_input("num_logits", np.array([tokens.size]))
+        self._decoder.bind_rows(binding, found)
+        self._decoder.session.run_with_iobinding(binding)
+        return list(self._decoder.rows_of(found[0]))
+
     def _binding_of(self, size: int) -> ort.IOBinding:
         """The first slots and memory for their rows, bound; kept, since it takes as long as a row does."""
         if size not in self._bindings:
@@ -108,3 +141,17 @@ class Slots:
             self._decoder.bind_cache(binding, 0, size)
             self._decoder.bind_rows(binding, self._found[:size])
         return self._bindings[size]
+
+
+def _guarded(run: Callable[..., _T], *arguments: object) -> _T:
+    """What a call gives.
+
+    Raises:
+        GenerationError: it failed.
+    """
+    try:
+        return run(*arguments)
+    except Exception as exc:  # ONNX Runtime raises many classes of its own
+        raise GenerationError(
+            "the model failed to run one step", hint="run 'edgedsl bundle verify' and 'edgedsl doctor'"
+        ) from exc

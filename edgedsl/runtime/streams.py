@@ -1,8 +1,9 @@
-"""Several requests at a time on one engine: each with drafts in calls of its own, or all together a token each.
+"""Several requests at a time on one engine: each with drafts in calls of its own, or all together in one.
 
 A call for one request with drafts yields several tokens; a call for many requests yields one token of each and reads
 the weights once. Which is quicker depends on the machine, on how many requests there are and on how well drafts do; it
-is decided before each step, from the measured costs of calls and from what drafts brought so far.
+is decided before each step, from the measured costs of calls and from what drafts brought so far. A graph of edgedsl's
+own operators takes the drafts of all in one call, and there is nothing to decide.
 """
 
 from __future__ import annotations
@@ -50,8 +51,8 @@ class Streams:
 
     Args:
         engine: loaded with some slots; it must not generate by itself meanwhile.
-        together: True makes every step a call of one token of each request, also where there is one only; False gives
-            each request calls of its own. None chooses before each step.
+        together: True makes every step one call for all requests, also where there is one only; False gives each
+            request calls of its own. None chooses before each step.
 
     Raises:
         RequestError: a bundle whose cache is not one buffer for each layer.
@@ -66,6 +67,7 @@ class Streams:
         self.engine = engine
         self._together = together
         self._slots = Slots(engine.decoder)
+        self._takes_drafts = engine.decoder.has_rows
         self._free = list(reversed(range(engine.decoder.num_slots)))  # the lowest is taken first: steps stay small
         self._active: list[Stream] = []
         self._ended: list[Stream] = []
@@ -100,7 +102,8 @@ class Streams:
         slots = [*(other.slot for other in self._active), slot]
         # Less than alone, so fewer drafts pay; later calls with drafts are made where it is alone.
         costs = self.engine.costs
-        token_ms = self._step_ms(slots, costs) if costs and self._is_better_together(slots) else 0.0
+        is_cheap = costs and not self._takes_drafts and self._is_better_together(slots)
+        token_ms = self._step_ms(slots, costs) if costs and is_cheap else 0.0
         try:
             stream.row = ahead.start(sequence.prompt_token_ids, sequence.matcher, sequence.budget, token_ms)
         except BaseException:
@@ -154,6 +157,8 @@ class Streams:
         """Whether a token of a step costs less than one of calls with drafts; never where calls have one shape only."""
         if self._together is not None:
             return self._together
+        if self._takes_drafts:
+            return len(slots) > 1
         costs = self.engine.costs
         if not costs or len(slots) < 2:
             return False
@@ -168,17 +173,38 @@ class Streams:
         stream.row = stream.ahead.call(sequence.token_ids, sequence.matcher, sequence.tokens_left)
 
     def _call_together(self, streams: list[Stream]) -> None:
+        tokens = self._tokens_of(streams)
         try:
-            rows = self._slots.step({stream.slot: stream.sequence.token_ids[-1] for stream in streams})
+            if self._takes_drafts:
+                rows = self._slots.call(tokens)
+            else:
+                stepped = self._slots.step({slot: some[0] for slot, some in tokens.items()})
+                rows = {slot: [row] for slot, row in stepped.items()}
         except BaseException as exc:
             for stream in streams:
+                stream.ahead.drop()
                 self._end(stream, exc)
             if isinstance(exc, KeyboardInterrupt):
                 raise
             return
+        total = sum(map(len, tokens.values()))
+        row_ms = self.engine.costs.of(total) / total if self.engine.costs and self._takes_drafts else 0.0
         for stream in streams:
-            stream.ahead.num_calls += 1
-            stream.row = rows[stream.slot]
+            found = rows[stream.slot]
+            stream.row = stream.ahead.take(found, row_ms * len(found))
+
+    def _tokens_of(self, streams: list[Stream]) -> dict[int, list[int]]:
+        """The tokens of a call for all, by slot: the last one of each, and drafts where a call takes them."""
+        found = {stream.slot: stream.sequence.token_ids[-1:] for stream in streams}
+        if self._takes_drafts and self.engine.costs:
+            worth, num_rows = self.engine.token_cost.estimate(self.engine.costs), len(streams)
+            for stream in streams:
+                one = stream.sequence
+                found[stream.slot] = stream.ahead.tokens_for(
+                    one.token_ids, one.matcher, one.tokens_left, num_rows - 1, worth
+                )
+                num_rows += len(found[stream.slot]) - 1
+        return found
 
     @contextmanager
     def _keeping_its_failure(self, stream: Stream) -> Iterator[None]:

@@ -1,4 +1,4 @@
-"""edgedsl's own operators for ONNX Runtime: products with weights of 4 bits, in C (operators.c, products.c).
+"""edgedsl's own operators for ONNX Runtime, in C: products with weights of 4 bits, and attention.
 
 The library is built with the package (setup.py), for Linux on x86-64; it needs AVX2.
 """
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 DOMAIN = "edgedsl"
 BLOCK = 64  # input channels that share a scale; products.h
 PANEL = 16  # output channels that lie together; products.h
+LANES, MAX_HEAD_DIM = 8, 256  # of the width of an attention head; attention.h
 RECIPES = frozenset({"w4a8"})  # whose graphs have the operators
 LIBRARY = Path(__file__).with_name("libproducts.so")
 _NEEDED = ("avx2", "fma", "f16c")

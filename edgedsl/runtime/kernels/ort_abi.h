@@ -29,7 +29,7 @@ typedef struct OrtApiBase {
   const char *(*GetVersionString)(void);
 } OrtApiBase;
 
-enum { ORT_FAIL = 1, ORT_FLOAT = 1, ORT_UINT8 = 2 };
+enum { ORT_FAIL = 1, ORT_FLOAT = 1, ORT_UINT8 = 2, ORT_INT64 = 7 };
 
 /* Call number INDEX of the table as a function of these types. */
 #define ORT_CALL(api, index, result, ...) ((result(*)(__VA_ARGS__))(api)->functions[index])

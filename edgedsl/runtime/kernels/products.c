@@ -11,6 +11,8 @@
  * added in the same order however many rows there are. */
 #include "products.h"
 
+#include "exponential.h"
+
 #include <immintrin.h>
 #include <math.h>
 #include <stdlib.h>
@@ -99,20 +101,6 @@ static void unpack_tables(const uint8_t *packed, float *scales, float *minima) {
     _mm256_store_ps(scales + 8 * i, _mm256_cvtph_ps(_mm_loadu_si128(halves + i)));
     _mm256_store_ps(minima + 8 * i, _mm256_cvtph_ps(_mm_loadu_si128(halves + 2 + i)));
   }
-}
-
-/* exp: 2^n times a polynomial of the rest, n an integer (Cody and Waite's reduction, Cephes' coefficients). */
-static __m256 exponential(__m256 x) {
-  x = _mm256_min_ps(_mm256_max_ps(x, _mm256_set1_ps(-87.3f)), _mm256_set1_ps(88.3f));
-  __m256 n = _mm256_round_ps(_mm256_mul_ps(x, _mm256_set1_ps(1.44269504f)), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-  __m256 rest = _mm256_fnmadd_ps(n, _mm256_set1_ps(0.693359375f), x);
-  rest = _mm256_fnmadd_ps(n, _mm256_set1_ps(-2.12194440e-4f), rest);
-  static const float factors[] = {1.9875691500e-4f, 1.3981999507e-3f, 8.3334519073e-3f,
-                                  4.1665795894e-2f, 1.6666665459e-1f, 5.0000001201e-1f};
-  __m256 found = _mm256_set1_ps(factors[0]);
-  for (int i = 1; i < 6; i++) found = _mm256_fmadd_ps(found, rest, _mm256_set1_ps(factors[i]));
-  found = _mm256_add_ps(_mm256_fmadd_ps(found, _mm256_mul_ps(rest, rest), rest), _mm256_set1_ps(1.0f));
-  return _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(found), _mm256_slli_epi32(_mm256_cvtps_epi32(n), 23)));
 }
 
 /* gate / (1 + exp(-gate)) * up, in place of the gates. */
