@@ -8,12 +8,14 @@
 #include "exponential.h"
 
 #include <float.h>
+#include <math.h>
 #include <string.h>
 
 enum { CHUNK = 64 };
 
 /* Halves of the first 2 * half channels turned by the angles of a position (as transformers lays them out). */
-static void rotate(const float *in, const float *cos, const float *sin, size_t half, size_t head_dim, float *out) {
+static void rotate(const float *restrict in, const float *restrict cos, const float *restrict sin, size_t half,
+                   size_t head_dim, float *restrict out) {
   for (size_t i = 0; i < half; i++) {
     float low = in[i], high = in[half + i];
     out[i] = low * cos[i] - high * sin[i];
@@ -64,28 +66,30 @@ static __m128 four_scores(const float *query, const float *keys, size_t head_dim
   return _mm_add_ps(_mm256_castps256_ps128(all), _mm256_extractf128_ps(all, 1));
 }
 
-/* Scores of `count` keys; those of the lanes behind them are the least there is, so that their weights are 0. */
+/* Scores of `count` keys, in whole vectors: those behind the last are the least there is. Returns the largest. */
 static float score_chunk(const float *query, const float *keys, size_t head_dim, size_t count, float scale,
                          float *scores) {
-  float top = -FLT_MAX;
-  for (size_t i = 0; i < count; i += 4) {
-    _Alignas(16) float four[4];
-    size_t here = count - i < 4 ? count - i : 4;
-    float last[4 * MAX_HEAD_DIM];
-    const float *from = keys + i * head_dim;
-    if (here < 4) { /* what lies behind the last key may not be there */
-      memcpy(last, from, here * head_dim * sizeof(float));
-      memset(last + here * head_dim, 0, (4 - here) * head_dim * sizeof(float));
-      from = last;
-    }
-    _mm_store_ps(four, _mm_mul_ps(four_scores(query, from, head_dim), _mm_set1_ps(scale)));
-    for (size_t k = 0; k < 4; k++) {
-      scores[i + k] = k < here ? four[k] : -FLT_MAX;
-      if (!(scores[i + k] <= top)) top = scores[i + k]; /* takes what is not a number, too */
-    }
+  const __m128 least = _mm_set1_ps(-FLT_MAX), factor = _mm_set1_ps(scale);
+  __m128 top = least;
+  size_t i = 0;
+  for (; i + 4 <= count; i += 4) {
+    __m128 four = _mm_mul_ps(four_scores(query, keys + i * head_dim, head_dim), factor);
+    _mm_store_ps(scores + i, four);
+    top = _mm_max_ps(top, four);
   }
-  for (size_t i = (count + 3) / 4 * 4; i < (count + LANES - 1) / LANES * LANES; i++) scores[i] = -FLT_MAX;
-  return top;
+  if (i < count) { /* what lies behind the last key may not be there */
+    float last[4 * MAX_HEAD_DIM], found[4];
+    memcpy(last, keys + i * head_dim, (count - i) * head_dim * sizeof(float));
+    memset(last + (count - i) * head_dim, 0, (4 - (count - i)) * head_dim * sizeof(float));
+    _mm_storeu_ps(found, _mm_mul_ps(four_scores(query, last, head_dim), factor));
+    for (size_t k = count - i; k < 4; k++) found[k] = -FLT_MAX;
+    _mm_store_ps(scores + i, _mm_loadu_ps(found));
+    top = _mm_max_ps(top, _mm_loadu_ps(found));
+    i += 4;
+  }
+  if (i % LANES) _mm_store_ps(scores + i, least);
+  top = _mm_max_ps(top, _mm_movehl_ps(top, top));
+  return _mm_cvtss_f32(_mm_max_ss(top, _mm_movehdup_ps(top)));
 }
 
 /* Scores become weights; returns their sum. */
@@ -99,18 +103,27 @@ static float weigh_chunk(float *scores, size_t count, float top) {
   return sum_of(sum);
 }
 
-static void add_values(const float *weights, const float *values, size_t head_dim, size_t count, float *sums) {
-  for (size_t part = 0; part < head_dim; part += 4 * LANES) {
-    size_t num = (head_dim - part) / LANES < 4 ? (head_dim - part) / LANES : 4;
-    __m256 found[4];
-    for (size_t j = 0; j < num; j++) found[j] = _mm256_load_ps(sums + part + j * LANES);
-    for (size_t i = 0; i < count; i++) {
-      __m256 weight = _mm256_broadcast_ss(weights + i);
-      const float *value = values + i * head_dim + part;
-      for (size_t j = 0; j < num; j++) found[j] = _mm256_fmadd_ps(weight, _mm256_loadu_ps(value + j * LANES), found[j]);
-    }
-    for (size_t j = 0; j < num; j++) _mm256_store_ps(sums + part + j * LANES, found[j]);
+/* Adds `count` weighted values to NUM vectors of the sums. */
+#define ADD_VALUES(NUM)                                                                                              \
+  static void add_values_##NUM(const float *weights, const float *values, size_t head_dim, size_t count,             \
+                               float *sums) {                                                                        \
+    __m256 found[NUM];                                                                                               \
+    for (int j = 0; j < NUM; j++) found[j] = _mm256_load_ps(sums + j * LANES);                                       \
+    for (size_t i = 0; i < count; i++) {                                                                             \
+      __m256 weight = _mm256_broadcast_ss(weights + i);                                                              \
+      for (int j = 0; j < NUM; j++)                                                                                  \
+        found[j] = _mm256_fmadd_ps(weight, _mm256_loadu_ps(values + i * head_dim + j * LANES), found[j]);            \
+    }                                                                                                                \
+    for (int j = 0; j < NUM; j++) _mm256_store_ps(sums + j * LANES, found[j]);                                       \
   }
+ADD_VALUES(8)
+ADD_VALUES(1)
+
+static void add_values(const float *weights, const float *values, size_t head_dim, size_t count, float *sums) {
+  size_t part = 0;
+  for (; part + 8 * LANES <= head_dim; part += 8 * LANES)
+    add_values_8(weights, values + part, head_dim, count, sums + part);
+  for (; part < head_dim; part += LANES) add_values_1(weights, values + part, head_dim, count, sums + part);
 }
 
 static void scale_by(float *values, size_t count, float factor) {
@@ -131,7 +144,7 @@ void attend(const Attention *a, size_t row, size_t head) {
   for (size_t start = first; start < end; start += CHUNK) {
     size_t count = end - start < CHUNK ? end - start : CHUNK, from = (line + start) * a->head_dim;
     float highest = score_chunk(query, a->keys + from, a->head_dim, count, a->scale, scores);
-    if (!(highest <= top)) {
+    if (highest > top) {
       float factor = power(top - highest);
       scale_by(sums, a->head_dim, factor);
       total *= factor;
@@ -140,6 +153,7 @@ void attend(const Attention *a, size_t row, size_t head) {
     total += weigh_chunk(scores, count, top);
     add_values(scores, a->values + from, a->head_dim, count, sums);
   }
+  if (!(top < INFINITY)) total = NAN; /* else the weights of what is not finite would hide it */
   scale_by(sums, a->head_dim, 1.0f / total);
   memcpy(a->output + (row * a->num_heads + head) * a->head_dim, sums, a->head_dim * sizeof(float));
 }
