@@ -6,6 +6,7 @@ import statistics
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
@@ -29,9 +30,15 @@ class CallCosts:
     def of(self, num_tokens: int) -> float:
         """Milliseconds with so many new tokens; beyond the measured sizes it goes on as between the last two."""
         if num_tokens <= SIZES[-1]:
-            return float(np.interp(num_tokens, SIZES, self.ms))
+            return self._table[num_tokens]
         slope = (self.ms[-1] - self.ms[-2]) / (SIZES[-1] - SIZES[-2])
         return self.ms[-1] + slope * (num_tokens - SIZES[-1])
+
+    @cached_property
+    def _table(self) -> list[float]:
+        """By number of tokens; asked for at every drafted token."""
+        found: list[float] = np.interp(range(SIZES[-1] + 1), SIZES, self.ms).tolist()
+        return found
 
     def best_length(self, probabilities: Iterable[float], token_ms: float, num_certain: int = 1) -> int:
         """How many drafted tokens are worth their cost.

@@ -8,7 +8,6 @@
 #include "exponential.h"
 
 #include <float.h>
-#include <math.h>
 #include <string.h>
 
 enum { CHUNK = 64 };
@@ -66,16 +65,18 @@ static __m128 four_scores(const float *query, const float *keys, size_t head_dim
   return _mm_add_ps(_mm256_castps256_ps128(all), _mm256_extractf128_ps(all, 1));
 }
 
-/* Scores of `count` keys, in whole vectors: those behind the last are the least there is. Returns the largest. */
+/* Scores of `count` keys, in whole vectors: those behind the last are the least there is. Returns the largest. Where one
+ * is not finite, `total` stops being a number: its weight alone would not tell. */
 static float score_chunk(const float *query, const float *keys, size_t head_dim, size_t count, float scale,
-                         float *scores) {
+                         float *scores, float *total) {
   const __m128 least = _mm_set1_ps(-FLT_MAX), factor = _mm_set1_ps(scale);
-  __m128 top = least;
+  __m128 top = least, check = _mm_setzero_ps();
   size_t i = 0;
   for (; i + 4 <= count; i += 4) {
     __m128 four = _mm_mul_ps(four_scores(query, keys + i * head_dim, head_dim), factor);
     _mm_store_ps(scores + i, four);
     top = _mm_max_ps(top, four);
+    check = _mm_fmadd_ps(four, _mm_setzero_ps(), check);
   }
   if (i < count) { /* what lies behind the last key may not be there */
     float last[4 * MAX_HEAD_DIM], found[4];
@@ -85,9 +86,12 @@ static float score_chunk(const float *query, const float *keys, size_t head_dim,
     for (size_t k = count - i; k < 4; k++) found[k] = -FLT_MAX;
     _mm_store_ps(scores + i, _mm_loadu_ps(found));
     top = _mm_max_ps(top, _mm_loadu_ps(found));
+    check = _mm_fmadd_ps(_mm_loadu_ps(found), _mm_setzero_ps(), check);
     i += 4;
   }
   if (i % LANES) _mm_store_ps(scores + i, least);
+  check = _mm_hadd_ps(check, check);
+  *total += _mm_cvtss_f32(_mm_hadd_ps(check, check));
   top = _mm_max_ps(top, _mm_movehl_ps(top, top));
   return _mm_cvtss_f32(_mm_max_ss(top, _mm_movehdup_ps(top)));
 }
@@ -143,7 +147,7 @@ void attend(const Attention *a, size_t row, size_t head) {
   memset(sums, 0, a->head_dim * sizeof(float));
   for (size_t start = first; start < end; start += CHUNK) {
     size_t count = end - start < CHUNK ? end - start : CHUNK, from = (line + start) * a->head_dim;
-    float highest = score_chunk(query, a->keys + from, a->head_dim, count, a->scale, scores);
+    float highest = score_chunk(query, a->keys + from, a->head_dim, count, a->scale, scores, &total);
     if (highest > top) {
       float factor = power(top - highest);
       scale_by(sums, a->head_dim, factor);
@@ -153,7 +157,6 @@ void attend(const Attention *a, size_t row, size_t head) {
     total += weigh_chunk(scores, count, top);
     add_values(scores, a->values + from, a->head_dim, count, sums);
   }
-  if (!(top < INFINITY)) total = NAN; /* else the weights of what is not finite would hide it */
   scale_by(sums, a->head_dim, 1.0f / total);
   memcpy(a->output + (row * a->num_heads + head) * a->head_dim, sums, a->head_dim * sizeof(float));
 }
