@@ -196,3 +196,10 @@ def test_inputs_that_do_not_fit_are_an_error(change: Any, message: str) -> None:
     feeds = inputs([(0, 5), (1, 6)], 9, 3, 64, 32)
     with pytest.raises(Exception, match=message):
         session(9, is_rotary=True).run(None, {**feeds, **change(feeds)})
+
+
+@runs_here
+@pytest.mark.parametrize(("num_heads", "window"), [(0, 0), (-3, 0), (1 << 40, 0), (9, -1)])
+def test_numbers_that_cannot_be_are_an_error(num_heads: int, window: int) -> None:
+    with pytest.raises(Exception, match="num_heads has to be positive, and at most 2\\^16, window not negative"):
+        session(num_heads, is_rotary=False, window=window)

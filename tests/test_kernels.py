@@ -240,8 +240,9 @@ def test_weights_of_another_size_are_an_error() -> None:
     product = session(packed_panels(quantized(20, 64)), 64, 40)
     with pytest.raises(Exception, match="the weights do not have the size of K and N"):
         product.run(None, {"x": np.ones((1, 64), np.float32)})
-    with pytest.raises(Exception, match="K and N have to be positive"):
-        session(packed_panels(quantized(20, 64)), 0, 20)
+    for width, num_outputs in ((0, 20), (64, -1), (64, 1 << 24), (1 << 62, 20)):
+        with pytest.raises(Exception, match="K and N have to be positive"):
+            session(packed_panels(quantized(20, 64)), width, num_outputs)
 
 
 # Where they run

@@ -13,6 +13,7 @@
 
 enum { PACKED, PAST_KEY, PAST_VALUE, SLOTS, POSITIONS, COS, SIN };
 enum { OUTPUT, PRESENT_KEY, PRESENT_VALUE };
+enum { MAX_HEADS = 1 << 16 };
 enum { INTEGERS = 1 << SLOTS | 1 << POSITIONS };
 
 typedef struct {
@@ -92,7 +93,8 @@ static OrtStatus *create(const OrtCustomOp *op, const OrtApi *api, const OrtKern
   TRY(ORT_INTEGER_ATTRIBUTE(api)(info, "num_heads", &kernel.num_heads));
   TRY(ORT_INTEGER_ATTRIBUTE(api)(info, "window", &kernel.window));
   TRY(ORT_FLOAT_ATTRIBUTE(api)(info, "scale", &kernel.scale));
-  if (kernel.num_heads < 1 || kernel.window < 0) return failure(api, "num_heads has to be positive, window not negative");
+  if (kernel.num_heads < 1 || kernel.num_heads > MAX_HEADS || kernel.window < 0)
+    return failure(api, "num_heads has to be positive, and at most 2^16, window not negative");
   return operator_create(api, &kernel, sizeof kernel, out);
 }
 

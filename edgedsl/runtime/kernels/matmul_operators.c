@@ -12,6 +12,7 @@
 
 enum { INPUT, WEIGHTS, NORM, SKIP };
 enum { PRODUCT, STREAM };
+enum { MAX_CHANNELS = (1 << 24) - 1 }; /* sizes of weights fit into 64 bits then */
 
 typedef struct {
   const OrtApi *api;
@@ -88,7 +89,8 @@ static OrtStatus *create(const OrtCustomOp *op, const OrtApi *api, const OrtKern
   TRY(ORT_INTEGER_ATTRIBUTE(api)(info, "N", &kernel.num_channels));
   TRY(ORT_INTEGER_ATTRIBUTE(api)(info, "is_gated", &kernel.is_gated));
   TRY(ORT_FLOAT_ATTRIBUTE(api)(info, "epsilon", &kernel.epsilon));
-  if (kernel.width < 1 || kernel.num_channels < 1) return failure(api, "K and N have to be positive");
+  if (kernel.width < 1 || kernel.width > MAX_CHANNELS || kernel.num_channels < 1 || kernel.num_channels > MAX_CHANNELS)
+    return failure(api, "K and N have to be positive, and below 2^24");
   return operator_create(api, &kernel, sizeof kernel, out);
 }
 
