@@ -168,6 +168,24 @@ def test_a_failure_is_that_of_its_own_request(engine: Engine, way: str, failure:
     assert streams.num_free == NUM_SLOTS
 
 
+def test_a_draft_that_fails_is_the_failure_of_its_own_request(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "costs", FLAT)
+    streams = Streams(engine)
+    broken, other = (streams.start(SENTENCES[n], params(n)) for n in range(2))
+
+    def fail(*_: Any) -> None:
+        raise GenerationError("no")
+
+    # One takes part in shared calls, the other way in calls of its own.
+    monkeypatch.setattr(broken.ahead, "tokens_for", fail)
+    monkeypatch.setattr(broken.ahead, "call", fail)
+    monkeypatch.setattr(Streams, "_is_better_together", lambda self, slots: engine.decoder.has_rows)
+    outcomes = finish(streams, broken, other)
+    assert isinstance(outcomes[broken], GenerationError)
+    assert facts(outcomes[other]) == facts(engine.generate(SENTENCES[1], params(1)))
+    assert streams.num_free == NUM_SLOTS
+
+
 def test_ctrl_c_is_not_kept_for_later(engine: Engine) -> None:
     def interrupt(_: str) -> None:
         raise KeyboardInterrupt

@@ -174,6 +174,9 @@ class Streams:
 
     def _call_together(self, streams: list[Stream]) -> None:
         tokens = self._tokens_of(streams)
+        streams = [stream for stream in streams if stream.slot in tokens]  # without one whose draft failed
+        if not streams:
+            return
         try:
             if self._takes_drafts:
                 rows = self._slots.call(tokens)
@@ -195,15 +198,16 @@ class Streams:
 
     def _tokens_of(self, streams: list[Stream]) -> dict[int, list[int]]:
         """The tokens of a call for all, by slot: the last one of each, and drafts where a call takes them."""
-        found = {stream.slot: stream.sequence.token_ids[-1:] for stream in streams}
-        if self._takes_drafts and self.engine.costs:
-            worth, num_rows = self.engine.token_cost.estimate(self.engine.costs), len(streams)
-            for stream in streams:
-                one = stream.sequence
-                found[stream.slot] = stream.ahead.tokens_for(
-                    one.token_ids, one.matcher, one.tokens_left, num_rows - 1, worth
-                )
-                num_rows += len(found[stream.slot]) - 1
+        if not (self._takes_drafts and self.engine.costs):
+            return {stream.slot: stream.sequence.token_ids[-1:] for stream in streams}
+        worth, num_rows = self.engine.token_cost.estimate(self.engine.costs), len(streams)
+        found: dict[int, list[int]] = {}
+        for stream in streams:
+            one = stream.sequence
+            with self._keeping_its_failure(stream):
+                tokens = stream.ahead.tokens_for(one.token_ids, one.matcher, one.tokens_left, num_rows - 1, worth)
+                found[stream.slot] = tokens
+                num_rows += len(tokens) - 1
         return found
 
     @contextmanager

@@ -6,7 +6,7 @@
 
 enum { MAX_DIMENSIONS = 8 };
 
-/* An operator of fixed inputs and outputs; its types are those of its inputs: fp32 but for the bits in a mask. */
+/* An operator with this many inputs and outputs; they are fp32 but for the inputs that the masks name. */
 typedef struct {
   OrtCustomOp callbacks; /* first: ONNX Runtime hands a pointer to it back */
   const char *name;
