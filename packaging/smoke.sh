@@ -21,6 +21,9 @@ for name in ("torch", "transformers", "peft", "onnx", "optimum", "pytest", "fast
 
 import edgedsl.runtime.engine
 from edgedsl.cli import COMMANDS
+from edgedsl.runtime import kernels
+
+assert kernels.LIBRARY.is_file() or not kernels.is_covered(), "the wheel has no operators of its own"
 
 assert files("edgedsl.grammars").joinpath("flow.lark").is_file(), "the wheel has no grammars"
 assert files("edgedsl").joinpath("py.typed").is_file(), "the wheel has no py.typed"
