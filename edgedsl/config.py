@@ -131,7 +131,9 @@ class RuntimeSection:
     execution_provider: str = _field("cpu", "cpu or cuda; the one asked for runs, or it is an error.", ("cpu", "cuda"))
     num_threads: int = _field(0, "Threads of a model call; 0 takes every core.", minimum=0)
     exact: bool = _field(
-        False, "Decode token by token, without drafts. Export says how many answers differ (usually none)."
+        False,
+        "Decode token by token, without drafts. Export says how many answers differ (usually none; of w4a8 never, which "
+        "keeps its drafts).",
     )
     cuda_graphs: bool = _field(True, "On CUDA, replay calls of a few tokens as CUDA graphs; off is slower.")
 

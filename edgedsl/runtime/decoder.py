@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from copy import copy
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import onnxruntime as ort
@@ -26,6 +26,7 @@ from edgedsl.runtime.rows import Rows, on_host
 HEAD_CODES = "head_codes"  # what a graph without a head gives instead of logits
 # Inputs of a graph whose rows say where they belong, int64 [tokens] (edgedsl.exporters.passes.row_attention).
 ROW_SLOTS, ROW_POSITIONS = "row_slots", "row_positions"
+_T = TypeVar("_T")
 _MAX_KEPT_ROWS = 32  # rows of logits that have a buffer of their own
 
 
@@ -196,15 +197,11 @@ class Decoder:
             raise PromptTooLong(
                 f"{total} tokens do not fit into the context of {self.info.context_length}", hint="shorten the sentence"
             )
-        try:
-            if self._device_calls:
-                rows: Rows = self._device_calls.run(token_ids, self.length, num_logits)
-            else:
-                rows = self._run(token_ids, num_logits, total)
-        except Exception as exc:  # ONNX Runtime raises many classes of its own
-            raise GenerationError(
-                "the model failed to run one step", hint="run 'edgedsl bundle verify' and 'edgedsl doctor'"
-            ) from exc
+        rows: Rows
+        if self._device_calls:
+            rows = guarded(self._device_calls.run, token_ids, self.length, num_logits)
+        else:
+            rows = guarded(self._run, token_ids, num_logits, total)
         self.length = total
         self._is_past_second = not self._is_past_second
         return rows
@@ -276,6 +273,20 @@ class Decoder:
     def _kv_names(self) -> list[tuple[str, str]]:
         layers = range(self.info.num_layers)
         return [(f"past_key_values.{i}.{part}", f"present.{i}.{part}") for i in layers for part in ("key", "value")]
+
+
+def guarded(run: Callable[..., _T], *arguments: object) -> _T:
+    """What a call of the model gives.
+
+    Raises:
+        GenerationError: it failed.
+    """
+    try:
+        return run(*arguments)
+    except Exception as exc:  # ONNX Runtime raises many classes of its own
+        raise GenerationError(
+            "the model failed to run one step", hint="run 'edgedsl bundle verify' and 'edgedsl doctor'"
+        ) from exc
 
 
 def _check_provider(info: ModelInfo, execution_provider: str) -> None:

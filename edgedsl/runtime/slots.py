@@ -7,17 +7,14 @@ sequence where a call has several (GroupQueryAttention), so such a step has no d
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TypeVar
 
 import numpy as np
 import onnxruntime as ort
 
 from edgedsl.errors import GenerationError
-from edgedsl.runtime.decoder import ROW_POSITIONS, ROW_SLOTS, Decoder
+from edgedsl.runtime.decoder import ROW_POSITIONS, ROW_SLOTS, Decoder, guarded
 from edgedsl.runtime.device_calls import DeviceCalls
 from edgedsl.runtime.rows import Row
-
-_T = TypeVar("_T")
 
 
 class Slots:
@@ -64,7 +61,7 @@ class Slots:
         lengths = [decoder.length for decoder in self.decoders[:size]]
         self._check_room(max(lengths) + 1)
         run: Callable[..., Sequence[Row]] = self._device_calls.step if self._device_calls else self._run
-        rows = _guarded(run, tokens, lengths)
+        rows = guarded(run, tokens, lengths)
         for slot in token_ids:
             self.decoders[slot].length += 1
         return {slot: rows[slot] for slot in token_ids}
@@ -83,7 +80,7 @@ class Slots:
         """
         assert self._decoder.has_rows
         self._check_room(max(self.decoders[slot].length + len(tokens) for slot, tokens in token_ids.items()))
-        rows = iter(_guarded(self._run_rows, token_ids))
+        rows = iter(guarded(self._run_rows, token_ids))
         found = {slot: [next(rows) for _ in tokens] for slot, tokens in token_ids.items()}
         for slot, tokens in token_ids.items():
             self.decoders[slot].length += len(tokens)
@@ -141,17 +138,3 @@ class Slots:
             self._decoder.bind_cache(binding, 0, size)
             self._decoder.bind_rows(binding, self._found[:size])
         return self._bindings[size]
-
-
-def _guarded(run: Callable[..., _T], *arguments: object) -> _T:
-    """What a call gives.
-
-    Raises:
-        GenerationError: it failed.
-    """
-    try:
-        return run(*arguments)
-    except Exception as exc:  # ONNX Runtime raises many classes of its own
-        raise GenerationError(
-            "the model failed to run one step", hint="run 'edgedsl bundle verify' and 'edgedsl doctor'"
-        ) from exc

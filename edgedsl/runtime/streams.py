@@ -102,8 +102,8 @@ class Streams:
         slots = [*(other.slot for other in self._active), slot]
         # Less than alone, so fewer drafts pay; later calls with drafts are made where it is alone.
         costs = self.engine.costs
-        is_cheap = costs and not self._takes_drafts and self._is_better_together(slots)
-        token_ms = self._step_ms(slots, costs) if costs and is_cheap else 0.0
+        has_no_drafts = not self._takes_drafts and self._is_better_together(slots)
+        token_ms = self._step_ms(slots, costs) if costs and has_no_drafts else 0.0
         try:
             stream.row = ahead.start(sequence.prompt_token_ids, sequence.matcher, sequence.budget, token_ms)
         except BaseException:

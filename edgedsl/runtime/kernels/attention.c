@@ -5,7 +5,7 @@
  * begin at a row's first position, so that the sums are added in the same order whatever else is in the call. */
 #include "attention.h"
 
-#include "exponential.h"
+#include "vectors.h"
 
 #include <float.h>
 #include <string.h>
@@ -43,12 +43,6 @@ void append_rows(const Attention *a) {
       memcpy(a->values + line * a->head_dim, value, a->head_dim * sizeof(float));
     }
   }
-}
-
-static float sum_of(__m256 values) {
-  __m128 four = _mm_add_ps(_mm256_castps256_ps128(values), _mm256_extractf128_ps(values, 1));
-  __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
-  return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
 }
 
 /* Products of a query with four keys that follow each other. */

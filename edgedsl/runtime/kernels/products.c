@@ -11,7 +11,7 @@
  * added in the same order however many rows there are. */
 #include "products.h"
 
-#include "exponential.h"
+#include "vectors.h"
 
 #include <immintrin.h>
 #include <math.h>
@@ -159,12 +159,6 @@ static float largest(__m256i bits) {
   return _mm_cvtss_f32(_mm_castsi128_ps(_mm_max_epi32(two, _mm_shuffle_epi32(two, 0xb1))));
 }
 
-static float total(__m256 values) {
-  __m128 four = _mm_add_ps(_mm256_castps256_ps128(values), _mm256_extractf128_ps(values, 1));
-  __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
-  return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
-}
-
 /* 32 values as bytes, in their order. */
 static __m256i rounded(const float *values, __m256 inverse) {
   __m256i parts[4];
@@ -201,18 +195,16 @@ static void quantize_block(const float *values, Activations *out, size_t at) {
   out->sums[at] = out->scales[at] * (float)((int16_t)(pair & 0xffff) + (int16_t)(pair >> 16));
 }
 
-/* One row of a source, `out` [blocks * BLOCK] with zeros behind the last channel. */
-static void load_row(const Source *source, size_t row, float *out) {
+/* One row of a source in whole blocks: where it lies, or in `out` [blocks * BLOCK], which is zeros behind the last
+ * channel. */
+static const float *load_row(const Source *source, size_t row, float *out) {
   const float *input = source->input + row * source->width;
   if (source->skip) {
     float *stream = source->stream + row * source->width;
     for (size_t i = 0; i < source->width; i++) stream[i] = input[i] + source->skip[row * source->width + i];
     input = stream;
   }
-  if (!source->norm) {
-    memcpy(out, input, source->width * sizeof(float));
-    return;
-  }
+  if (!source->norm) return source->width % BLOCK ? memcpy(out, input, source->width * sizeof(float)) : input;
   __m256 squares = _mm256_setzero_ps();
   float rest = 0;
   size_t i = 0;
@@ -221,8 +213,9 @@ static void load_row(const Source *source, size_t row, float *out) {
     squares = _mm256_fmadd_ps(value, value, squares);
   }
   for (; i < source->width; i++) rest += input[i] * input[i];
-  float factor = 1.0f / sqrtf((total(squares) + rest) / (float)source->width + source->epsilon);
+  float factor = 1.0f / sqrtf((sum_of(squares) + rest) / (float)source->width + source->epsilon);
   for (i = 0; i < source->width; i++) out[i] = input[i] * factor * source->norm[i];
+  return out;
 }
 
 int quantize_rows(const Source *source, Activations *out) {
@@ -236,10 +229,10 @@ int quantize_rows(const Source *source, Activations *out) {
   out->offsets = (int32_t *)(out->codes + count * BLOCK);
   out->scales = (float *)(out->offsets + count);
   out->sums = out->scales + count;
-  float *values = out->sums + count;
-  memset(values + source->width, 0, (padded - source->width) * sizeof(float));
+  float *buffer = out->sums + count;
+  memset(buffer + source->width, 0, (padded - source->width) * sizeof(float));
   for (size_t row = 0; row < source->num_rows; row++) {
-    load_row(source, row, values);
+    const float *values = load_row(source, row, buffer);
     for (size_t block = 0; block < num_blocks; block++)
       quantize_block(values + block * BLOCK, out, block * source->num_rows + row);
   }

@@ -1,8 +1,14 @@
-/* exp of 8 numbers, without a library. */
-#ifndef EDGEDSL_EXPONENTIAL_H
-#define EDGEDSL_EXPONENTIAL_H
+/* Of 8 numbers: their sum, and their exp without a library. */
+#ifndef EDGEDSL_VECTORS_H
+#define EDGEDSL_VECTORS_H
 
 #include <immintrin.h>
+
+static inline float sum_of(__m256 values) {
+  __m128 four = _mm_add_ps(_mm256_castps256_ps128(values), _mm256_extractf128_ps(values, 1));
+  __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+  return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
+}
 
 /* exp: 2^n times a polynomial of the rest, n an integer (Cody and Waite's reduction, Cephes' coefficients). */
 static inline __m256 exponential(__m256 x) {
