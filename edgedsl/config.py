@@ -132,7 +132,7 @@ class RuntimeSection:
     num_threads: int = _field(0, "Threads of a model call; 0 takes every core.", minimum=0)
     exact: bool = _field(
         False,
-        "Decode token by token, without drafts. Export says how many answers differ (usually none; of w4a8 never, which "
+        "Decode token by token, without drafts. Export says how many answers differ (usually none; w4a8: never, and it "
         "keeps its drafts).",
     )
     cuda_graphs: bool = _field(True, "On CUDA, replay calls of a few tokens as CUDA graphs; off is slower.")
